@@ -1,0 +1,1 @@
+"""The remote end: clients of stores behind HTTP."""

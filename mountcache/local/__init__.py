@@ -1,0 +1,1 @@
+"""The local end: what is staged and what is cached, on this machine."""

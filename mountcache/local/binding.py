@@ -1,0 +1,90 @@
+"""Which upstream a local store belongs to.
+
+A directory remembers its upstream and its mount point, and refuses others: copies and bases of
+one mean nothing to another.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from mountcache.errors import DirectoryError
+from mountcache.local.catalog import Catalog, get_state, set_state
+from mountcache.local.records import UNKNOWN_BASE
+
+__all__ = ["UNKNOWN_BASE", "bind", "rebind"]
+
+
+def bind(catalog: Catalog, identity: str | None, mount_point: str) -> None:
+    """Remember upstream and mount point, or check that they are the ones remembered.
+
+    Parameters
+    ----------
+    identity
+        What names upstream beyond this process; None if nothing does, so that copies and
+        bases of an earlier connection mean nothing.
+
+    Raises
+    ------
+    DirectoryError
+        If the directory belongs to another upstream or mount point.
+    """
+    known, point = catalog.state("identity"), catalog.state("mount_point")
+    if point is not None and point != mount_point:
+        raise DirectoryError(
+            f"this store was mounted at {point!r}, and is now to be at {mount_point!r}; use "
+            "another directory for another mount point"
+        )
+    if known is not None and identity is not None and known != identity:
+        raise DirectoryError(
+            f"this store belongs to upstream {known}, not to {identity}; if upstream has moved, "
+            "say so with rebind(url), else use another directory"
+        )
+    if point is not None and known == identity and identity is not None:
+        return
+    if catalog.content.readonly:
+        return
+    with catalog.content.write() as con:
+        if identity is None:
+            _forget_upstream(con, catalog)
+        set_state(con, "identity", identity)
+        set_state(con, "mount_point", mount_point)
+
+
+def rebind(catalog: Catalog, identity: str, mount_point: str) -> None:
+    """Belong to another upstream from now on."""
+    with catalog.content.write() as con:
+        con.execute("UPDATE copy SET validators = '', version = NULL, expires = NULL, entry = NULL")
+        _forget_listing(con)
+        _weaken_bases(con)
+        set_state(con, "identity", identity)
+        set_state(con, "mount_point", mount_point)
+
+
+def _forget_upstream(con: sqlite3.Connection, catalog: Catalog) -> None:
+    contents = [content for (content,) in con.execute("SELECT content FROM copy")]
+    con.execute("DELETE FROM copy")
+    catalog.content.release(con, contents)
+    _forget_listing(con)
+    con.execute(
+        "UPDATE edit SET base_kind = 'unknown', base = NULL, base_sha = NULL, base_meta = NULL,"
+        " base_entry = NULL WHERE base_kind NOT IN ('none', 'op')"
+    )
+
+
+def _forget_listing(con: sqlite3.Connection) -> None:
+    con.execute("DELETE FROM upstream")
+    for name in ("index_checked", "index_validators", "index_doubted", "loading"):
+        set_state(con, name, None)
+    set_state(con, "index_size", 0)
+    set_state(con, "complete", 0)
+    set_state(con, "gen", get_state(con, "gen") + 1)
+
+
+def _weaken_bases(con: sqlite3.Connection) -> None:
+    """Versions of the old upstream mean nothing: digests do, and absence is unknown."""
+    con.execute(
+        "UPDATE edit SET base_kind = CASE WHEN base_sha IS NULL THEN 'unknown' ELSE 'digest' END,"
+        " base = NULL, base_entry = NULL"
+        " WHERE base_kind IN ('version', 'digest', 'entry', 'absent')"
+    )

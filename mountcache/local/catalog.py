@@ -1,0 +1,614 @@
+"""The catalog: what is staged here, what is cached here, and what upstream is known to hold.
+
+Reads take no lock. Each change is one commit through `Content.write`. Next door: `staging`
+(edits and transactions), `journal` (pushes), `listing` (a whole index at once).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import io
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mountcache.abc import ABSENT
+from mountcache.errors import DirectoryError
+from mountcache.jsonform import normal_value, parse
+from mountcache.local import schema
+from mountcache.local.content import Content
+from mountcache.local.decide import seen_of_copy, seen_of_entry
+from mountcache.local.records import Clean, Copy, Edit, Op, Row, Seen
+from mountcache.local.rows import (
+    COPY_ROWS,
+    EDIT_ROWS,
+    OP_ROWS,
+    ROW,
+    VISIBLE,
+    edit_from,
+    norm_of,
+    op_from,
+    row_from,
+    seen_text,
+)
+
+__all__ = ["HIT", "Catalog", "literal_prefix"]
+
+PAGE = 1000
+_HANDED = 65_536
+_USES_EVERY = 60.0
+
+HIT = """
+SELECT e.kind, e.meta, e.version, e.size, e.sha, e.at, e.content,
+       c.meta, c.version, c.size, c.sha, c.modified, c.checked, c.expires, c.boot,
+       c.entry IS u.entry OR c.sha = u.sha, c.seen IS NOT NULL OR u.seen IS NOT NULL,
+       u.present, u.meta, u.entry, c.content,
+       (SELECT value FROM state WHERE name = 'index_checked'), c.validators,
+       b.mode, b.filename, b.value
+FROM (SELECT ? AS key) k
+LEFT JOIN edit e ON e.key = k.key
+LEFT JOIN copy c ON c.key = k.key
+LEFT JOIN upstream u ON u.key = k.key
+     AND u.gen_from <= (SELECT value FROM state WHERE name = 'gen')
+     AND (u.gen_to IS NULL OR u.gen_to >= (SELECT value FROM state WHERE name = 'gen'))
+LEFT JOIN Cache b ON b.key = coalesce(e.content, c.content) AND b.raw = 1
+"""
+"""What a warm read needs of a key, its bytes included, in one statement."""
+
+_UPSERT_COPY = """
+INSERT INTO copy (key, content, version, sha, size, meta, modified, checked, expires,
+                  validators, entry, boot, used, seen)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (key) DO UPDATE SET
+    content = excluded.content, version = excluded.version, sha = excluded.sha,
+    size = excluded.size, meta = excluded.meta, modified = excluded.modified,
+    checked = excluded.checked, expires = excluded.expires, validators = excluded.validators,
+    entry = excluded.entry, boot = excluded.boot, used = excluded.used, seen = excluded.seen
+"""
+
+_UPSERT_ENTRY = """
+INSERT INTO upstream (key, gen_from, present, meta, norm, entry, version, sha, size, checked,
+                      seen, masked, mask_entry)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (key, gen_from) DO UPDATE SET
+    gen_to = NULL, present = excluded.present, meta = excluded.meta, norm = excluded.norm,
+    entry = excluded.entry, version = excluded.version, sha = excluded.sha,
+    size = excluded.size, checked = excluded.checked, seen = excluded.seen,
+    masked = excluded.masked, mask_entry = excluded.mask_entry
+"""
+
+
+class Catalog:
+    """The tables of one store.
+
+    Parameters
+    ----------
+    content
+        Where the bytes are, and the database.
+    size_limit
+        Bytes that clean copies and incomplete downloads may take; None: no limit.
+    min_free
+        Bytes of the disk that copies leave free.
+    clock
+        The wall clock, in seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        content: Content,
+        *,
+        size_limit: int | None = None,
+        min_free: int = 0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.content = content
+        self.clock = clock
+        self._min_free = min_free
+        self._handed: dict[str, Seen] = {}
+        self._uses: set[str] = set()
+        self._uses_written = 0.0
+        self._create(size_limit)
+        self._size_limit: int | None = self.state("size_limit")
+
+    def _create(self, size_limit: int | None) -> None:
+        found = self.content.connection().execute("PRAGMA user_version").fetchone()[0]
+        if found == schema.FORMAT:
+            return
+        if found > schema.FORMAT:
+            raise DirectoryError(
+                f"the store is of format {found}, made by a later version of mountcache; this "
+                f"one reads format {schema.FORMAT}: upgrade mountcache"
+            )
+        with self.content.write() as con:
+            if not con.execute("PRAGMA user_version").fetchone()[0]:
+                schema.create(con)
+                set_state(con, "size_limit", size_limit)
+
+    def close(self) -> None:
+        """Write what is only in memory, and close the database."""
+        if self._uses and not self.content.readonly:
+            with self.content.write() as con:
+                self._write_uses(con, self.clock(), now_too=True)
+        self.content.close()
+
+    # -- looking -------------------------------------------------------------------------
+
+    def row(self, key: str, con: sqlite3.Connection | None = None) -> Row:
+        """Return all that is known of a key."""
+        con = self.content.connection() if con is None else con
+        return row_from(con.execute(ROW, (key,)).fetchone())
+
+    def hit(self, key: str) -> tuple[Any, ...]:
+        """Return the columns of `HIT` for a key."""
+        found: tuple[Any, ...] = self.content.connection().execute(HIT, (key,)).fetchone()
+        return found
+
+    def state(self, name: str) -> Any:
+        """Return a counter or setting."""
+        con = self.content.connection()
+        return con.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()[0]
+
+    def edits(self) -> Iterator[Edit]:
+        """Iterate over the staged edits in the order of their making."""
+        after = -1
+        while True:
+            found = (
+                self.content.connection()
+                .execute(EDIT_ROWS + " WHERE seq > ? ORDER BY seq LIMIT ?", (after, PAGE))
+                .fetchall()
+            )
+            for columns in found:
+                edit = edit_from(columns[0], columns[1:])
+                after = edit.seq
+                yield edit
+            if len(found) < PAGE:
+                return
+
+    def ops(self) -> list[Op]:
+        """Return the requests in flight, and those whose answer never came."""
+        found = self.content.connection().execute(OP_ROWS + " ORDER BY edit_seq").fetchall()
+        return [op_from(columns[0], columns[1:]) for columns in found]
+
+    def view(
+        self,
+        where: Mapping[str, Any],
+        *,
+        merged: bool,
+        pattern: str | None = None,
+    ) -> Iterator[tuple[str, str]]:
+        """Iterate by key over (key, metadata text) of what can be seen.
+
+        Keys are shadowed first and filtered then. Pages are read and closed before their
+        first row is given out, so that no half-read query holds the log of the database.
+
+        Parameters
+        ----------
+        where
+            Names of metadata and the values they must have.
+        merged
+            The view through a mount, rather than what was set into the store by itself.
+        pattern
+            A shell pattern that the keys must match.
+        """
+        wanted = {name: normal_value(value) for name, value in where.items()}
+        # A JSON path can't spell a name with a quote in it: such are looked at here.
+        odd = {name: wanted.pop(name) for name in list(wanted) if '"' in name or "\\" in name}
+        sql, parameters = _view_sql(wanted, merged)
+        low = literal_prefix(pattern or "")
+        matches = re.compile(fnmatch.translate(pattern)).match if pattern is not None else None
+        parameters |= {"after": low, "until": _past(low), "page": PAGE}
+        # The first page takes its lower bound in, the others leave theirs out.
+        comparison = ">="
+        while True:
+            found = (
+                self.content.connection()
+                .execute(sql.replace("{after}", comparison), parameters)
+                .fetchall()
+            )
+            for key, meta in found:
+                if (matches is None or matches(key)) and (not odd or has_all(parse(meta), odd)):
+                    yield key, meta
+            if len(found) < PAGE:
+                return
+            parameters["after"], comparison = found[-1][0], ">"
+
+    def listed(self, pattern: str = "*") -> Iterator[Row]:
+        """Iterate by key over the rows of the keys that upstream is known to hold."""
+        for page in self._upstream_pages(pattern):
+            for key in page:
+                yield self.row(key)
+
+    def _upstream_pages(self, pattern: str) -> Iterator[list[str]]:
+        low = literal_prefix(pattern)
+        matches = re.compile(fnmatch.translate(pattern)).match
+        after, comparison = low, ">="
+        while True:
+            found = (
+                self.content.connection()
+                .execute(
+                    f"SELECT u.key FROM upstream u WHERE {_VISIBLE_NOW} AND u.present AND "
+                    f"u.key {comparison} ? AND (? IS NULL OR u.key < ?) ORDER BY u.key LIMIT ?",
+                    (after, _past(low), _past(low), PAGE),
+                )
+                .fetchall()
+            )
+            yield [key for (key,) in found if matches(key)]
+            if len(found) < PAGE:
+                return
+            after, comparison = found[-1][0], ">"
+
+    def count_upstream(self) -> int:
+        """Return how many keys upstream is known to hold."""
+        con = self.content.connection()
+        sql = f"SELECT count(*) FROM upstream u WHERE {_VISIBLE_NOW} AND u.present"
+        count: int = con.execute(sql).fetchone()[0]
+        return count
+
+    def open_content(self, content: str) -> io.BufferedIOBase:
+        """Return a stream of bytes that are in the store.
+
+        Raises
+        ------
+        FileNotFoundError
+            If they have gone.
+        """
+        found = (
+            self.content.connection()
+            .execute(
+                "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1", (content,)
+            )
+            .fetchone()
+        )
+        if found is None:
+            raise FileNotFoundError(content)
+        return self.content.open(found)
+
+    def open_copy(self, copy: Copy) -> io.BufferedIOBase:
+        """Return a stream of a clean copy; FileNotFoundError if its bytes have gone."""
+        return self.open_content(copy.content)
+
+    # -- what was handed out -------------------------------------------------------------
+
+    def hand_out(self, key: str, seen: Seen) -> None:
+        """Note in memory what a reader was given, as the base of a later edit."""
+        handed = self._handed
+        if len(handed) >= _HANDED and key not in handed:
+            # Dicts keep their order: this is the one handed out first.
+            handed.pop(next(iter(handed)), None)
+        handed[key] = seen
+
+    def handed(self, key: str) -> Seen | None:
+        """Return what was handed out last for a key in this process."""
+        return self._handed.get(key)
+
+    def forget_handed(self, key: str) -> None:
+        """Forget what was handed out: a newer state of the key is the author's own."""
+        self._handed.pop(key, None)
+
+    def use(self, key: str) -> None:
+        """Count a use of a copy; written with a later commit."""
+        self._uses.add(key)
+
+    # -- copies and entries --------------------------------------------------------------
+
+    def keep(self, cleans: Sequence[Clean], *, asked: bool = True) -> None:
+        """Keep verified downloads as clean copies, all in one commit.
+
+        Parameters
+        ----------
+        cleans
+            The downloads.
+        asked
+            False if nobody asked for these values themselves (prefetch, pull): what they
+            replace stays as `seen`, so that an edit based on it is a conflict.
+        """
+        now = self.clock()
+        content = self.content
+        with content.write() as con:
+            gen = get_state(con, "gen")
+            used = self._write_uses(con, now)
+            for clean in cleans:
+                row = self.row(clean.key, con)
+                new = self._adopt(con, clean)
+                self.write_copy(con, row, clean, new, now, used, asked=asked)
+                known = row.entry
+                if known is not None and known.entry is not None and known.entry != clean.entry:
+                    continue  # the index has moved on since these bytes were asked for
+                entry = known.entry if known is not None else None
+                self.write_entry(
+                    con, gen, row, meta=clean.meta, entry=entry, version=clean.version,
+                    sha256=clean.sha256, size=clean.size, now=now, asked=asked,
+                )  # fmt: skip
+
+    def _adopt(self, con: sqlite3.Connection, clean: Clean) -> str:
+        match clean.body:
+            case Path() as path:
+                return self.content.adopt_file(con, path, clean.sha256, clean.size, False)
+            case None:
+                raise ValueError("a download to be kept has a body")
+            case spool:
+                return self.content.adopt(con, spool)
+
+    def write_copy(
+        self,
+        con: sqlite3.Connection,
+        row: Row,
+        clean: Clean,
+        content: str,
+        now: float,
+        used: int,
+        *,
+        asked: bool,
+    ) -> None:
+        """Write the row of a clean copy inside a commit, and let go of the one before."""
+        old = row.copy
+        seen = None
+        if old is not None and not asked:
+            same = old.sha256 == clean.sha256 and old.meta == clean.meta
+            seen = old.seen if same else old.seen or seen_of_copy(old)
+        expires = None if clean.lifetime is None else now + clean.lifetime
+        con.execute(
+            _UPSERT_COPY,
+            (
+                clean.key, content, clean.version, clean.sha256, clean.size, clean.meta,
+                clean.modified, now, expires, clean.validators, clean.entry, self.content.boot,
+                used, None if seen is None else seen_text(seen),
+            ),
+        )  # fmt: skip
+        if old is not None and old.content != content:
+            self.content.release(con, [old.content])
+
+    def write_entry(
+        self,
+        con: sqlite3.Connection,
+        gen: int,
+        row: Row,
+        *,
+        meta: str | None,
+        entry: str | None = None,
+        version: str | None = None,
+        sha256: str | None = None,
+        size: int | None = None,
+        now: float,
+        asked: bool,
+        mask_entry: str | None = None,
+        masked: bool = False,
+    ) -> None:
+        """Write what upstream holds for a key inside a commit.
+
+        Parameters
+        ----------
+        meta
+            Its metadata; None: the key is absent.
+        asked
+            Whether somebody asked for it; if not, what it replaces stays as `seen`.
+        masked
+            It is a push of ours: it stays until the index says something else than
+            `mask_entry`.
+        """
+        old = row.entry
+        seen = None
+        if old is not None and not asked:
+            same = old.present == (meta is not None) and (old.version, old.meta) == (version, meta)
+            seen = old.seen if same else old.seen or seen_of_entry(old)
+        # A load of an index that is under way may have its own row for the generation to
+        # come: what we know now is later than that.
+        con.execute("DELETE FROM upstream WHERE key = ? AND gen_from > ?", (row.key, gen))
+        text = "{}" if meta is None else meta
+        con.execute(
+            _UPSERT_ENTRY,
+            (
+                row.key, gen if old is None else self._gen_from(con, row.key, gen),
+                int(meta is not None), text, norm_of(text), entry, version, sha256, size, now,
+                None if seen is None else seen_text(seen), int(masked), mask_entry,
+            ),
+        )  # fmt: skip
+
+    def _gen_from(self, con: sqlite3.Connection, key: str, gen: int) -> int:
+        found: int = con.execute(
+            f"SELECT u.gen_from FROM upstream u WHERE u.key = ? AND {VISIBLE.format(gen=gen)}",
+            (key,),
+        ).fetchone()[0]
+        return found
+
+    def note_entry(
+        self,
+        key: str,
+        *,
+        meta: str | None,
+        version: str | None = None,
+        sha256: str | None = None,
+        size: int | None = None,
+        asked: bool = True,
+    ) -> None:
+        """Write what an answer of upstream told of a key without its bytes; None: absent."""
+        known = self.row(key)
+        entry = known.entry
+        if entry is None and meta is None and known.copy is None:
+            # Absence is remembered in memory alone: names that don't exist are without end.
+            self.hand_out(key, Seen(ABSENT))
+            return
+        if entry is not None and (
+            (entry.present, entry.version, entry.meta, entry.seen)
+            == (meta is not None, version, meta if meta is not None else "{}", None)
+        ):
+            return
+        with self.content.write() as con:
+            row = self.row(key, con)
+            self.write_entry(
+                con, get_state(con, "gen"), row, meta=meta, version=version, sha256=sha256,
+                size=size, now=self.clock(), asked=asked,
+                entry=row.entry.entry if row.entry is not None and meta is not None else None,
+            )  # fmt: skip
+
+    def note_checked(
+        self, copy: Copy, *, lifetime: float | None, validators: str, version: str | None,
+        entry: str | None, meta: str,
+    ) -> None:  # fmt: skip
+        """Note that upstream confirmed a copy just now, under this entry of the index."""
+        now = self.clock()
+        with self.content.write() as con:
+            self._write_uses(con, now)
+            con.execute(
+                "UPDATE copy SET checked = ?, expires = ?, validators = ?, version = ?,"
+                " entry = ?, meta = ? WHERE key = ? AND content = ?",
+                (now, None if lifetime is None else now + lifetime, validators, version,
+                 entry, meta, copy.key, copy.content),
+            )  # fmt: skip
+
+    def note_sound(self, copy: Copy) -> None:
+        """Note that a copy of an earlier boot was checked and is whole."""
+        with self.content.write() as con:
+            con.execute(
+                "UPDATE copy SET boot = ? WHERE key = ? AND content = ?",
+                (self.content.boot, copy.key, copy.content),
+            )
+
+    def drop_copy(self, key: str, *, content: str | None = None) -> bool:
+        """Forget the clean copy of a key; only the one of `content` if given."""
+        with self.content.write() as con:
+            copy = self.row(key, con).copy
+            if copy is None or content not in (None, copy.content):
+                return False
+            con.execute("DELETE FROM copy WHERE key = ?", (key,))
+            self.content.release(con, [copy.content])
+            return True
+
+    # -- room ----------------------------------------------------------------------------
+
+    def room_for(self, size: int) -> bool:
+        """Make room for a copy of `size` bytes; False if there can be none.
+
+        Clean copies go, least recently used first; never a pinned one or one that a staged
+        edit is based on.
+        """
+        limit = self._size_limit
+        if self.content.readonly or (limit is not None and size > limit):
+            return False
+        short = self._shortage(size)
+        if short > 0:
+            self._evict(short)
+            short = self._shortage(size)
+        return short <= 0
+
+    def available(self) -> int | None:
+        """Return how many bytes of copies could be kept if all evictable ones went."""
+        con = self.content.connection()
+        (clean,) = con.execute("SELECT coalesce(sum(size), 0) FROM copy WHERE NOT pinned").fetchone()
+        free: int = self.content.free_bytes() - self._min_free + clean
+        return free if self._size_limit is None else min(free, self._size_limit)
+
+    def _shortage(self, size: int) -> int:
+        con = self.content.connection()
+        (clean, partial) = con.execute(
+            "SELECT (SELECT value FROM state WHERE name = 'clean_bytes'),"
+            " (SELECT coalesce(sum(size), 0) FROM partial)"
+        ).fetchone()
+        short = size + self._min_free - self.content.free_bytes()
+        if self._size_limit is not None:
+            short = max(short, clean + partial + size - self._size_limit)
+        return int(short)
+
+    def _evict(self, amount: int) -> None:
+        with self.content.write() as con:
+            self._write_uses(con, self.clock(), now_too=True)
+            gone: list[tuple[str, str]] = []
+            for key, content, size in con.execute(
+                "SELECT key, content, size FROM copy WHERE NOT pinned"
+                " AND key NOT IN (SELECT key FROM edit) ORDER BY used"
+            ):
+                if amount <= 0:
+                    break
+                gone.append((key, content))
+                amount -= size
+            con.executemany("DELETE FROM copy WHERE key = ?", [(key,) for key, _ in gone])
+            self.content.release(con, [content for _, content in gone])
+
+    def _write_uses(self, con: sqlite3.Connection, now: float, *, now_too: bool = False) -> int:
+        """Write the uses counted in memory, at most once a minute; return the count of uses."""
+        used: int = get_state(con, "used") + 1
+        set_state(con, "used", used)
+        if now_too or not 0 <= now - self._uses_written < _USES_EVERY:
+            self._uses_written = now
+            uses, self._uses = self._uses, set()
+            con.executemany("UPDATE copy SET used = ? WHERE key = ?", [(used, k) for k in uses])
+        return used
+
+
+def get_state(con: sqlite3.Connection, name: str) -> Any:
+    """Return a counter or setting inside a commit."""
+    return con.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()[0]
+
+
+def set_state(con: sqlite3.Connection, name: str, value: object) -> None:
+    """Write a counter or setting inside a commit."""
+    con.execute("UPDATE state SET value = ? WHERE name = ?", (value, name))
+
+
+def has_all(metadata: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
+    """Return whether metadata has names with these values, given in normal form."""
+    return all(
+        name in metadata and normal_value(metadata[name]) == value
+        for name, value in wanted.items()
+    )
+
+
+def matcher(
+    where: Mapping[str, Any], pattern: str | None
+) -> Callable[[str, Mapping[str, Any]], bool]:
+    """Return what tells whether a key and its metadata answer a query."""
+    wanted = {name: normal_value(value) for name, value in where.items()}
+    like = re.compile(fnmatch.translate("*" if pattern is None else pattern)).match
+    return lambda key, metadata: like(key) is not None and has_all(metadata, wanted)
+
+
+def literal_prefix(pattern: str) -> str:
+    """Return what all keys that match a shell pattern begin with."""
+    found = re.search(r"[*?\[]", pattern)
+    return pattern if found is None else pattern[: found.start()]
+
+
+def _past(prefix: str) -> str | None:
+    """Return a bound above all keys that begin with `prefix`; None if there is none.
+
+    SQLite compares text by its UTF-8 bytes, whose order is that of the code points.
+    """
+    while prefix:
+        last = ord(prefix[-1])
+        if last < 0x10FFFF:
+            # Surrogates aren't characters: the next one after U+D7FF is U+E000.
+            return prefix[:-1] + chr(0xE000 if last == 0xD7FF else last + 1)
+        prefix = prefix[:-1]
+    return None
+
+
+_VISIBLE_NOW = VISIBLE.format(gen="(SELECT value FROM state WHERE name = 'gen')")
+_RANGE = "{table}.key {{after}} :after AND (:until IS NULL OR {table}.key < :until)"
+
+
+def _view_sql(wanted: Mapping[str, str], merged: bool) -> tuple[str, dict[str, Any]]:
+    parameters: dict[str, Any] = {}
+    tests: list[str] = []
+    for number, (name, value) in enumerate(wanted.items()):
+        parameters[f"path{number}"], parameters[f"value{number}"] = f'$."{name}"', value
+        tests.append(f"(coalesce({{t}}.norm, {{t}}.meta) -> :path{number}) = :value{number}")
+    where = "".join(f" AND {test}" for test in tests)
+
+    def part(table: str, condition: str) -> str:
+        bounds = _RANGE.format(table=table)
+        test = where.replace("{t}", table)
+        return (
+            f"SELECT {table}.key AS key, {table}.meta AS meta FROM {condition} AND {bounds}{test}"
+        )
+
+    sql = part("e", "edit e WHERE e.kind != 'del'")
+    if merged:
+        sql += " UNION ALL " + part(
+            "u",
+            f"upstream u WHERE {_VISIBLE_NOW} AND u.present"
+            " AND NOT EXISTS (SELECT 1 FROM edit x WHERE x.key = u.key)",
+        )
+    return sql + " ORDER BY key LIMIT :page", parameters

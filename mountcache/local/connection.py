@@ -1,0 +1,110 @@
+"""Connections to a store's database that can be brought to rest, and what their errors mean.
+
+SQLite keeps the locks of a process in that process's memory, for all its connections to a file
+together. Neither a fork nor a close from another thread is safe while some thread is inside
+SQLite, so each statement here runs under the guard of its connection.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
+
+from mountcache.errors import DirectoryError, ReadOnlyStoreError, StoreBusyError, StoreError
+from mountcache.errors import StoreFullError as _StoreFullError
+
+__all__ = ["GuardedConnection", "store_error"]
+
+_execute = sqlite3.Connection.execute
+
+
+class _Answer:
+    """The rows of a finished statement; of sqlite3.Cursor what a reader needs."""
+
+    __slots__ = ("_rows", "rowcount")
+
+    def __init__(self, rows: list[Any], rowcount: int) -> None:
+        self._rows = iter(rows)
+        self.rowcount = rowcount
+
+    def fetchone(self) -> Any:
+        return next(self._rows, None)
+
+    def fetchall(self) -> list[Any]:
+        return list(self._rows)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._rows
+
+
+class GuardedConnection(sqlite3.Connection):
+    """A connection whose statements run to their end under `guard`.
+
+    Outside a commit `execute` fetches all rows at once: a half-read query would hold a read
+    lock, and would step on outside the guard. It is closed when the last user lets go of it.
+    """
+
+    guard: threading.RLock  # type: ignore[valid-type]
+    writing: bool
+    """Inside a commit, which a fork waits for as a whole: rows may come one by one."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.guard = threading.RLock()
+        self.writing = False
+        # One cursor for all reads: making one costs as much as a tenth of a read.
+        self._reader = super().cursor()
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        if self.writing:
+            return _execute(self, sql, parameters)
+        with self.guard:
+            reader = self._reader
+            rows = reader.execute(sql, parameters).fetchall()
+            return cast(sqlite3.Cursor, _Answer(rows, reader.rowcount))
+
+    def executemany(self, sql: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
+        with self.guard:
+            return super().executemany(sql, parameters)
+
+    def close(self) -> None:
+        with self.guard:
+            super().close()
+
+    def __del__(self) -> None:
+        # A connection belongs to a thread; when that ends, nobody is left to close it.
+        self.close()
+
+
+def store_error(error: sqlite3.Error, where: str) -> StoreError | None:
+    """Return what an error of SQLite means to the user of a store; None if it is a bug of ours.
+
+    Parameters
+    ----------
+    where
+        The store's directory, for the sentence.
+    """
+    # The low byte is the primary code; the others only say how it came about.
+    code = getattr(error, "sqlite_errorcode", None)
+    match None if code is None else code & 0xFF:
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return StoreBusyError(f"another process keeps {where} locked; try again")
+        case sqlite3.SQLITE_FULL:
+            return _StoreFullError(f"the disk of {where} is full: nothing was changed; make room")
+        case sqlite3.SQLITE_IOERR if code == sqlite3.SQLITE_IOERR_SHMSIZE:
+            return _StoreFullError(f"the disk of {where} is full: nothing was changed; make room")
+        case sqlite3.SQLITE_READONLY:
+            return ReadOnlyStoreError(f"the database in {where} can't be written: {error}")
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return DirectoryError(
+                f"the database in {where} is damaged ({error}); restore the directory from a "
+                "backup, or move it away and start with an empty one"
+            )
+        case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
+            return DirectoryError(f"the database in {where} can't be read or written: {error}")
+        case sqlite3.SQLITE_TOOBIG:
+            return _StoreFullError(f"a value is larger than a row of {where} can be: {error}")
+        case _:
+            return None

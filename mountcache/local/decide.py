@@ -1,0 +1,293 @@
+"""What a change makes of a key: pure functions over the records, no I/O.
+
+`base_for` says what the author of a change had seen; `stage` what becomes of the key's edit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from mountcache.abc import ABSENT, Base
+from mountcache.errors import ConflictError
+from mountcache.jsonform import content_version, parse
+from mountcache.local.records import (
+    ABSENT_BASE,
+    NO_BASE,
+    UNKNOWN_BASE,
+    BaseOf,
+    Copy,
+    Edit,
+    EditKind,
+    Entry,
+    Row,
+    Seen,
+)
+
+__all__ = [
+    "EMPTY_SHA",
+    "Draft",
+    "Token",
+    "base_for",
+    "base_of_seen",
+    "copy_version",
+    "merged_meta",
+    "same_token",
+    "stage_delete",
+    "stage_write",
+    "token_of",
+]
+
+EMPTY_SHA = hashlib.sha256().hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a change makes of a key's edit, before it has a place in the catalog."""
+
+    key: str
+    kind: EditKind | Literal["forget"]
+    """"forget": there is nothing left to stage."""
+    meta: str
+    version: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+    content: str | None = None
+    """Bytes that are in the store already; None with kind "put": new ones come with it."""
+    base: BaseOf | None = None
+    """The base that the caller named (``base=``); None: what the author had seen."""
+    partner: str | None = None
+
+
+def base_for(row: Row, handed: Seen | None, *, mounted: bool) -> BaseOf:
+    """Return the base of a new edit of the key.
+
+    1. While a push of the edit is in flight, its result is the base.
+    2. An edit over an edit keeps its base; one that was set past the mount has none yet.
+    3. What was handed out last, here or before a replacement that nobody asked for.
+    4. The clean copy, then the index entry.
+    5. Absent if the catalog is complete; else nobody knows.
+    """
+    if row.op is not None and (row.edit is None or row.op.edit_seq == row.edit.seq):
+        return BaseOf("op", op_id=row.op.op_id)
+    if row.edit is not None and (row.edit.base.kind != "none" or not mounted):
+        return row.edit.base
+    if not mounted:
+        return NO_BASE
+    if handed is not None:
+        return base_of_seen(handed)
+    for known in (row.copy, row.entry):
+        if known is not None and known.seen is not None:
+            return base_of_seen(known.seen)
+    if row.copy is not None:
+        return base_of_seen(seen_of_copy(row.copy))
+    if row.entry is not None:
+        return base_of_seen(seen_of_entry(row.entry))
+    return ABSENT_BASE if row.complete else UNKNOWN_BASE
+
+
+def base_of_seen(seen: Seen) -> BaseOf:
+    """Return the base that names what was handed out."""
+    match seen:
+        case Seen(version=version) if version is ABSENT:
+            return ABSENT_BASE
+        case Seen(version=str() as version):
+            return BaseOf("version", version, seen.sha256, seen.meta, seen.entry)
+        case Seen(sha256=str()):
+            return BaseOf("digest", None, seen.sha256, seen.meta, seen.entry)
+        case Seen(entry=str()):
+            return BaseOf("entry", None, None, seen.meta, seen.entry)
+        case _:
+            return UNKNOWN_BASE
+
+
+def seen_of_copy(copy: Copy) -> Seen:
+    """Return what a read of the copy hands out."""
+    return Seen(copy.version, copy.sha256, copy.meta, copy.entry)
+
+
+def seen_of_entry(entry: Entry) -> Seen:
+    """Return what a read of the index entry hands out."""
+    if not entry.present:
+        return Seen(ABSENT)
+    return Seen(entry.version, entry.sha256, entry.meta, entry.entry)
+
+
+def copy_version(copy: Copy) -> str:
+    """Return the version by which users know the copy: upstream's, or its content hash."""
+    return copy.version or content_version(copy.sha256, parse(copy.meta))
+
+
+def merged_meta(row: Row) -> str | None:
+    """Return the metadata of the key in the merged view, None if the key isn't in it."""
+    if row.edit is not None:
+        return None if row.edit.kind == "del" else row.edit.meta
+    if row.entry is not None:
+        return row.entry.meta if row.entry.present else None
+    return row.copy.meta if row.copy is not None else None
+
+
+def stage_write(
+    row: Row,
+    *,
+    base: Base,
+    mounted: bool,
+    data: tuple[str, int] | None,
+    meta: str | None,
+    merge: dict[str, Any] | None = None,
+    content: str | None = None,
+) -> Draft:
+    """Return what a set, set_data, set_metadata or update_metadata makes of the key.
+
+    Parameters
+    ----------
+    row
+        What is known of the key. For a bare store, its edit alone counts.
+    base
+        The version that the caller wants to replace.
+    mounted
+        Whether the change comes through a mount.
+    data
+        sha256 and size of the new data; None leaves the data as it is.
+    meta
+        New metadata as JSON text; None leaves it as it is.
+    merge
+        Names to change in the metadata there is.
+    content
+        The id of the new data where the store holds it already.
+
+    Raises
+    ------
+    ConflictError
+        If `base` isn't what is there.
+    """
+    named = _named_base(row, base, mounted=mounted)
+    edit = row.edit
+    current = merged_meta(row if mounted else replace(row, copy=None, entry=None))
+    if meta is None:
+        meta = current if current is not None else "{}"
+    if merge is not None:
+        meta = json.dumps({**parse(meta), **merge}, ensure_ascii=False, separators=(",", ":"))
+    if data is not None:
+        sha, size = data
+        kind: EditKind = "put"
+    elif edit is not None and edit.kind == "put":
+        kind, content, sha, size = "put", edit.content, edit.sha256 or "", edit.size or 0
+    elif current is not None:
+        return _metadata_edit(row, meta, named)
+    else:
+        kind, sha, size = "put", EMPTY_SHA, 0
+    version = content_version(sha, parse(meta))
+    partner = edit.partner if edit is not None and edit.kind != "del" else None
+    return Draft(row.key, kind, meta, version, sha, size, content, named, partner)
+
+
+def _metadata_edit(row: Row, meta: str, named: BaseOf | None) -> Draft:
+    """Return an edit of the metadata of a key whose bytes are upstream's business."""
+    seen = named or base_for(row, None, mounted=True)
+    data = seen.sha256 or (row.copy.sha256 if row.copy else None) or seen.version or ""
+    return Draft(row.key, "meta", meta, content_version(data, parse(meta)), base=named)
+
+
+def stage_delete(row: Row, *, base: Base, mounted: bool, handed: Seen | None) -> Draft:
+    """Return what a delete makes of the key.
+
+    A local key whose base is absent, and that no request in flight names, is forgotten; any
+    other gets a whiteout. A bare store has no upstream to hide, and forgets.
+
+    Raises
+    ------
+    KeyError
+        If the key isn't in the merged view.
+    ConflictError
+        If `base` isn't what is there.
+    """
+    view = row if mounted else replace(row, copy=None, entry=None)
+    named = _named_base(row, base, mounted=mounted)
+    if merged_meta(view) is None:
+        raise KeyError(row.key)
+    seen = named or base_for(row, handed, mounted=mounted)
+    if not mounted or (row.edit is not None and seen.kind == "absent"):
+        return Draft(row.key, "forget", "{}")
+    return Draft(row.key, "del", "{}", base=named)
+
+
+def _named_base(row: Row, base: Base, *, mounted: bool) -> BaseOf | None:
+    """Return the base that the caller named, None if the author's own sight counts."""
+    if base is None:
+        return None
+    found: Base
+    edit, copy = row.edit, row.copy
+    if edit is not None:
+        found = ABSENT if edit.kind == "del" else edit.version
+        if found == base:
+            return None
+    elif not mounted:
+        found = ABSENT
+        if base is ABSENT:
+            return None
+    elif copy is not None:
+        found = copy_version(copy)
+        content = content_version(copy.sha256, parse(copy.meta))
+        if base in (found, content):
+            return base_of_seen(seen_of_copy(copy))
+    else:
+        return ABSENT_BASE if base is ABSENT else BaseOf("version", str(base))
+    wanted = "to be created" if base is ABSENT else f"to be version {_short(base)}"
+    shown = "is absent" if found is ABSENT else f"is version {_short(found)}"
+    raise ConflictError(
+        f"{row.key!r} was {wanted} but {shown} here; read it again and redo the change",
+        key=row.key,
+        expected=base,
+        found=found,
+    )
+
+
+def _short(version: Base) -> str:
+    text = str(version)
+    return text if len(text) <= 16 else text[:12] + "..."
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What a transaction remembers of a key that it read."""
+
+    edit_seq: int | None
+    present: bool
+    version: str | None = None
+    sha256: str | None = None
+    entry: str | None = None
+    known: bool = True
+    """False if nothing was known of the key here: what is learned later is no change."""
+
+
+def token_of(row: Row, *, mounted: bool) -> Token:
+    """Return what names the key's state now, the loss of a copy left out."""
+    if row.edit is not None or not mounted:
+        edit = row.edit
+        return Token(edit.seq if edit else None, edit is not None and edit.kind != "del")
+    if row.entry is not None:
+        entry = row.entry
+        return Token(None, entry.present, entry.version, entry.sha256, entry.entry)
+    if row.copy is not None:
+        return Token(None, True, row.copy.version, row.copy.sha256, row.copy.entry)
+    return Token(None, False, known=row.complete)
+
+
+def same_token(then: Token, now: Token) -> bool:
+    """Return whether the key is as it was read.
+
+    What was unknown then may be known now: a fill learns digests and versions.
+    """
+    if then.edit_seq != now.edit_seq:
+        return False
+    if not then.known:
+        return True
+    if then.present != now.present:
+        return False
+    pairs = zip(
+        (then.version, then.sha256, then.entry), (now.version, now.sha256, now.entry), strict=True
+    )
+    return all(a is None or b is None or a == b for a, b in pairs)

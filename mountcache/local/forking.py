@@ -1,0 +1,58 @@
+"""What a fork does to open stores.
+
+A process must not carry SQLite's state across a fork: the child would believe that it holds the
+locks its parent holds, would take none of its own, and its commits would go to a log that the
+parent removes. (Leaving the parent's connections alone in the child isn't enough: SQLite keeps
+locks per process and file, not per connection.) So a fork waits until no thread is inside
+SQLite; the child closes what it inherited, at rest, and opens everything anew.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import Protocol
+
+__all__ = ["Forkable", "watch"]
+
+
+class Forkable(Protocol):
+    """What has to be brought to rest before a fork."""
+
+    def before_fork(self) -> None:
+        """Wait until no other thread is at work, and keep it so."""
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+
+    def after_fork_in_child(self) -> None:
+        """Start anew."""
+
+
+_watched: weakref.WeakSet[Forkable] = weakref.WeakSet()
+_at_rest: list[Forkable] = []
+
+
+def watch(content: Forkable) -> None:
+    """Bring `content` to rest before each fork, as long as it is in use."""
+    _watched.add(content)
+
+
+def _before() -> None:
+    # Always in the same order, lest two forks at once wait for each other.
+    for content in sorted(_watched, key=id):
+        content.before_fork()
+        _at_rest.append(content)
+
+
+def _in_parent() -> None:
+    while _at_rest:
+        _at_rest.pop().after_fork_in_parent()
+
+
+def _in_child() -> None:
+    while _at_rest:
+        _at_rest.pop().after_fork_in_child()
+
+
+os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

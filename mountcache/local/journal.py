@@ -1,0 +1,325 @@
+"""The journal of pushes: what was sent, and what became of it.
+
+What is sent is copied into an op row in the commit that starts it, so that later edits of the
+key are ordinary edits whose base is that op. Each answer is one commit for its op.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from mountcache.errors import PushInProgressError, StoreBusyError
+from mountcache.jsonform import content_version, parse
+from mountcache.local.catalog import Catalog, get_state
+from mountcache.local.records import ABSENT_BASE, BaseOf, Clean, Copy, Edit, Op, Row
+from mountcache.local.rows import OP_ROWS, base_columns, norm_of, op_from
+from mountcache.local.staging import Staging, next_seq, result_base
+
+__all__ = ["Journal", "Settled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What upstream holds once an op was applied."""
+
+    version: str | None
+    """The version, if a reply to the write named it or a look at our very bytes did."""
+    meta: str
+    """Metadata as upstream has it."""
+    validators: str = ""
+    lifetime: float | None = None
+
+
+class Journal:
+    """The ops of one catalog."""
+
+    def __init__(self, catalog: Catalog, staging: Staging) -> None:
+        self._catalog = catalog
+        self._staging = staging
+        self._lock = catalog.content.lock("push")
+        self._sharing = threading.Lock()
+        self._pushers = 0
+
+    @contextmanager
+    def pushing(self, wait: float = 5.0) -> Iterator[None]:
+        """Hold the right to push this directory, which the threads of one process share.
+
+        Raises
+        ------
+        StoreBusyError
+            If another process holds it for longer than `wait` seconds.
+        """
+        lock = self._lock
+        with self._sharing:
+            if not self._pushers and not lock.acquire(wait):
+                raise StoreBusyError(
+                    f"another process ({lock.holder()}) is pushing from this directory; "
+                    "try again when it has ended"
+                )
+            self._pushers += 1
+        try:
+            yield
+        finally:
+            with self._sharing:
+                self._pushers -= 1
+                if not self._pushers:
+                    lock.release()
+
+    def begin(self, edit: Edit, base: BaseOf, op_id: str) -> Op | None:
+        """Copy an edit into a new op; None if the edit has changed, or is being sent.
+
+        Parameters
+        ----------
+        base
+            What the request will replace; the edit takes it too.
+        """
+        catalog = self._catalog
+        with catalog.content.write() as con:
+            row = catalog.row(edit.key, con)
+            if row.edit is None or row.edit.seq != edit.seq or row.op is not None:
+                return None
+            con.execute(
+                "UPDATE edit SET base_kind = ?, base = ?, base_sha = ?, base_meta = ?,"
+                " base_entry = ?, base_op = ? WHERE key = ?",
+                (*base_columns(base), edit.key),
+            )
+            con.execute(
+                "INSERT INTO op (op_id, key, edit_seq, mask_entry, state, owner, at,"
+                " kind, content, sha, size, meta,"
+                " base_kind, base, base_sha, base_meta, base_entry, base_op)"
+                " VALUES (?, ?, ?, ?, 'sending', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    op_id, edit.key, edit.seq, _index_entry(con, row), catalog.content.token,
+                    catalog.clock(), edit.kind, edit.content, edit.sha256, edit.size, edit.meta,
+                    *base_columns(base),
+                ),
+            )  # fmt: skip
+            columns = con.execute(OP_ROWS + " WHERE o.op_id = ?", (op_id,)).fetchone()
+        return op_from(columns[0], columns[1:])
+
+    def applied(self, op: Op, settled: Settled) -> None:
+        """Note that upstream applied an op.
+
+        The edit it was made of is gone; one made since has the result for its base. The bytes
+        stay as a clean copy.
+        """
+        catalog = self._catalog
+        with catalog.content.write() as con:
+            row = self._end(con, op)
+            if row is None:
+                return
+            catalog.write_entry(
+                con, get_state(con, "gen"), row.row,
+                meta=None if op.kind == "del" else settled.meta,
+                version=settled.version, sha256=op.sha256, size=op.size, now=catalog.clock(),
+                asked=True, masked=get_state(con, "index_checked") is not None,
+                mask_entry=row.mask_entry,
+            )  # fmt: skip
+            # The copy takes the bytes over before edit and op let go of them.
+            self._write_copy(con, row.row, op, settled)
+            if row.edit is not None and row.edit.seq == op.edit_seq:
+                self._staging.forget(con, row.row)
+            elif row.edit is not None and row.edit.base.op_id == op.op_id:
+                sha = op.sha256 or op.base.sha256
+                self._rebase(con, op.key, result_base(op.kind, settled.version, sha, settled.meta))
+            if op.content is not None:
+                catalog.content.release(con, [op.content])
+            con.execute("UPDATE copy SET seen = NULL WHERE key = ?", (op.key,))
+            catalog.forget_handed(op.key)
+
+    def refused(self, op: Op, message: str | None = None) -> None:
+        """Note that upstream didn't apply an op; what was staged is staged as before."""
+        with self._catalog.content.write() as con:
+            row = self._end(con, op)
+            if row is None:
+                return
+            edit = row.edit
+            if edit is not None and edit.base.op_id == op.op_id:
+                self._rebase(con, op.key, op.base)
+            if message is not None:
+                con.execute(
+                    "UPDATE edit SET tries = tries + 1, error = ? WHERE key = ?",
+                    (message, op.key),
+                )
+            if op.content is not None:
+                self._catalog.content.release(con, [op.content])
+
+    def unknown(self, op: Op) -> None:
+        """Note that the answer to an op never came."""
+        with self._catalog.content.write() as con:
+            con.execute("UPDATE op SET state = 'unknown' WHERE op_id = ?", (op.op_id,))
+
+    def abandon_dead(self) -> None:
+        """Take the ops of pushers that are gone for unknown; only who holds the lock may."""
+        con = self._catalog.content.connection()
+        if con.execute("SELECT 1 FROM op WHERE state = 'sending' LIMIT 1").fetchone():
+            with self._catalog.content.write() as con:
+                con.execute(
+                    "UPDATE op SET state = 'unknown' WHERE state = 'sending' AND owner != ?",
+                    (self._catalog.content.token,),
+                )
+
+    def failed(self, edit: Edit, message: str) -> None:
+        """Note why an edit couldn't be pushed."""
+        with self._catalog.content.write() as con:
+            con.execute(
+                "UPDATE edit SET tries = tries + 1, error = ? WHERE key = ? AND seq = ?",
+                (message, edit.key, edit.seq),
+            )
+
+    def failed_op(self, op: Op, message: str) -> None:
+        """Note why nobody knows yet whether an op was applied."""
+        with self._catalog.content.write() as con:
+            con.execute(
+                "UPDATE edit SET tries = tries + 1, error = ? WHERE key = ?", (message, op.key)
+            )
+
+    def keep_under(self, edit: Edit, key: str) -> Edit | None:
+        """Give an edit another key, where it only creates; None if it has changed meanwhile."""
+        with self._catalog.content.write() as con:
+            row = self._catalog.row(edit.key, con)
+            if row.edit is None or row.edit.seq != edit.seq or row.op is not None:
+                return None
+            con.execute(
+                "UPDATE edit SET key = ?, partner = NULL, base_kind = ?, base = ?, base_sha = ?,"
+                " base_meta = ?, base_entry = ?, base_op = ? WHERE key = ?",
+                (key, *base_columns(ABSENT_BASE), edit.key),
+            )
+            return self._catalog.row(key, con).edit
+
+    def replace_metadata(self, edit: Edit, meta: str) -> bool:
+        """Give an edit other metadata; False if it has changed meanwhile."""
+        data = edit.sha256 or edit.base.sha256 or edit.base.version or ""
+        version = content_version(data, parse(meta))
+        with self._catalog.content.write() as con:
+            row = self._catalog.row(edit.key, con)
+            if row.edit is None or row.edit.seq != edit.seq or row.op is not None:
+                return False
+            con.execute(
+                "UPDATE edit SET meta = ?, norm = ?, version = ? WHERE key = ?",
+                (meta, norm_of(meta), version, edit.key),
+            )
+            return True
+
+    def rebase(self, edit: Edit, base: BaseOf) -> bool:
+        """Give an edit a new base; False if it has changed meanwhile."""
+        with self._catalog.content.write() as con:
+            row = self._catalog.row(edit.key, con)
+            if row.edit is None or row.edit.seq != edit.seq:
+                return False
+            self._rebase(con, edit.key, base)
+            return True
+
+    def yield_to_upstream(self, edit: Edit) -> bool:
+        """Discard an edit in favour of what upstream has; False if it has changed meanwhile."""
+        with self._catalog.content.write() as con:
+            row = self._catalog.row(edit.key, con)
+            if row.edit is None or row.edit.seq != edit.seq or row.op is not None:
+                return False
+            self._staging.forget(con, row)
+            con.execute("UPDATE copy SET expires = NULL, checked = 0 WHERE key = ?", (edit.key,))
+            return True
+
+    def revert(self, key: str) -> list[str]:
+        """Discard the edit of a key; return the keys that are upstream's again.
+
+        A whiteout that waits for the key, as the other half of its rename, goes with it.
+
+        Raises
+        ------
+        KeyError
+            If nothing is staged there.
+        PushInProgressError
+            If a request for it is in flight, or its answer never came.
+        """
+        with self._catalog.content.write() as con:
+            row = self._catalog.row(key, con)
+            if row.edit is None:
+                raise KeyError(key)
+            names = [
+                name for (name,) in con.execute("SELECT key FROM edit WHERE partner = ?", (key,))
+            ]
+            rows = [row, *(self._catalog.row(name, con) for name in names)]
+            for each in rows:
+                if each.op is not None:
+                    raise PushInProgressError(
+                        f"{each.key!r} is being pushed; wait for the push to end, then revert"
+                    )
+            for each in rows:
+                next_seq(con)
+                self._staging.forget(con, each)
+            return [each.key for each in rows]
+
+    def _rebase(self, con: sqlite3.Connection, key: str, base: BaseOf) -> None:
+        con.execute(
+            "UPDATE edit SET base_kind = ?, base = ?, base_sha = ?, base_meta = ?,"
+            " base_entry = ?, base_op = ? WHERE key = ?",
+            (*base_columns(base), key),
+        )
+
+    def _end(self, con: sqlite3.Connection, op: Op) -> _Ended | None:
+        found = con.execute("SELECT mask_entry FROM op WHERE op_id = ?", (op.op_id,)).fetchone()
+        if found is None:
+            return None
+        row = self._catalog.row(op.key, con)
+        con.execute("DELETE FROM op WHERE op_id = ?", (op.op_id,))
+        return _Ended(row, row.edit, found[0])
+
+    def _write_copy(self, con: sqlite3.Connection, row: Row, op: Op, settled: Settled) -> None:
+        catalog = self._catalog
+        now = catalog.clock()
+        used = get_state(con, "used")
+        if op.kind == "del":
+            if row.copy is not None:
+                con.execute("DELETE FROM copy WHERE key = ?", (op.key,))
+                catalog.content.release(con, [row.copy.content])
+        elif op.kind == "put" and op.content is not None:
+            clean = Clean(
+                op.key, None, op.sha256 or "", op.size or 0, settled.meta,
+                settled.version, settled.validators, settled.lifetime, now,
+            )  # fmt: skip
+            catalog.write_copy(con, row, clean, op.content, now, used, asked=True)
+        elif row.copy is not None:
+            self._update_copy_metadata(con, row.copy, op, settled)
+
+    def _update_copy_metadata(
+        self, con: sqlite3.Connection, copy: Copy, op: Op, settled: Settled
+    ) -> None:
+        """Give a copy the pushed metadata if its bytes are known to be upstream's still."""
+        meta = settled.meta
+        if settled.version == content_version(copy.sha256, parse(meta)):
+            version, validators = settled.version, settled.validators
+        elif copy.version is not None and copy.version == op.base.version:
+            # Two resources: whether the bytes are the same is asked at the next read.
+            version, validators = None, ""
+        else:
+            return
+        con.execute(
+            "UPDATE copy SET version = ?, validators = ?, meta = ?, entry = NULL, expires = NULL"
+            " WHERE key = ?",
+            (version, validators, meta, copy.key),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    row: Row
+    edit: Edit | None
+    mask_entry: str | None
+
+
+def _index_entry(con: sqlite3.Connection, row: Row) -> str | None:
+    """Return what the index polled last says of a key, behind any mask."""
+    entry = row.entry
+    if entry is None or not entry.masked:
+        return None if entry is None else entry.entry
+    found = con.execute(
+        "SELECT mask_entry FROM upstream WHERE key = ? AND masked ORDER BY gen_from DESC",
+        (row.key,),
+    ).fetchone()
+    text: str | None = found[0]
+    return text

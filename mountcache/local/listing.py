@@ -1,0 +1,288 @@
+"""A whole index taken into the catalog, as a new generation.
+
+It is loaded in batches, so that a `set` never waits for a million rows, and shown by one
+commit that flips the generation. Rows that didn't change aren't written.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+from mountcache.abc import IndexReading
+from mountcache.errors import IndexUnreadableError
+from mountcache.local.catalog import PAGE, Catalog, get_state, set_state
+from mountcache.local.rows import VISIBLE, norm_of
+
+__all__ = ["Change", "load", "note_index_checked"]
+
+_logger = logging.getLogger("mountcache")
+
+_BATCH = 20_000
+_CHECKPOINT_WHILE_LOADING = 20_000
+_LOSS_BELIEVED = 100
+
+
+_Incoming = tuple[str, str, str | None, str | None, int | None, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A key that a new index shows in another way than the one before."""
+
+    action: Literal["set", "update", "delete"]
+    key: str
+    meta: str
+
+
+def note_index_checked(catalog: Catalog) -> None:
+    """Note that upstream confirmed the index just now."""
+    with catalog.content.write() as con:
+        set_state(con, "index_checked", catalog.clock())
+
+
+def load(
+    catalog: Catalog, reading: IndexReading, *, prefix: str = "", announce: bool = True
+) -> Iterator[Change]:
+    """Take an index in, then iterate over what it changed in the merged view.
+
+    The index is in force before the first change is given out. Changes of keys that an edit
+    hides are left out.
+
+    Parameters
+    ----------
+    catalog
+        Where to.
+    reading
+        The index, closed at the end in any case.
+    prefix
+        The mount point: other keys are left out, these lose it.
+    announce
+        False if nobody listens, so that there is no need to find the changes out.
+
+    Raises
+    ------
+    IndexUnreadableError
+        If it breaks half way; the index before stays in force.
+    """
+    content = catalog.content
+    con = content.connection()
+    con.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_WHILE_LOADING}")
+    try:
+        try:
+            loading = _Loading(catalog, con)
+            loading.take_in(reading, prefix)
+            first, believed = loading.finish(reading.validators)
+        finally:
+            reading.close()
+        if believed:
+            if announce and not first:
+                yield from loading.changes()
+            loading.clear()
+    finally:
+        for table in _TEMPORARY:
+            con.execute(f"DROP TABLE IF EXISTS temp.{table}")
+        con.execute("PRAGMA wal_autocheckpoint = 64")
+
+
+class _Loading:
+    def __init__(self, catalog: Catalog, con: sqlite3.Connection) -> None:
+        self._catalog = catalog
+        self._con = con
+        self._started = catalog.clock()
+        for table, columns in _TEMPORARY.items():
+            con.execute(f"DROP TABLE IF EXISTS temp.{table}")
+            con.execute(f"CREATE TEMP TABLE {table} ({columns}) WITHOUT ROWID")
+        with catalog.content.write() as writing:
+            self._gen: int = get_state(writing, "gen")
+            self._complete: int = get_state(writing, "complete")
+            if get_state(writing, "loading"):
+                _undo_unfinished(writing, self._gen)
+            set_state(writing, "loading", 1)
+        self._visible = VISIBLE.format(gen=self._gen)
+
+    def take_in(self, reading: IndexReading, prefix: str) -> None:
+        skip = len(prefix)
+        entries = (
+            (key[skip:], meta, norm_of(meta), version, size, sha)
+            for key, meta, version, size, sha in reading.entries
+            if key.startswith(prefix) and len(key) > skip
+        )
+        while batch := list(islice(entries, _BATCH)):
+            self._take_batch(batch)
+
+    def _take_batch(self, batch: list[_Incoming]) -> None:
+        gen = self._gen
+        with self._catalog.content.write() as con:
+            if get_state(con, "gen") != gen:
+                raise IndexUnreadableError("another index was taken in at the same time")
+            con.execute("DELETE FROM incoming")
+            try:
+                con.executemany("INSERT INTO incoming VALUES (?, ?, ?, ?, ?, ?)", batch)
+                con.execute("INSERT INTO loaded SELECT key FROM incoming")
+            except sqlite3.IntegrityError:
+                raise IndexUnreadableError(
+                    f"the index names the key {_twice(con, batch)!r} twice; the index before "
+                    "stays in force"
+                ) from None
+            con.execute(
+                f"""
+                INSERT INTO changed
+                SELECT i.key FROM incoming i
+                LEFT JOIN upstream u ON u.key = i.key AND {self._visible}
+                WHERE u.key IS NULL
+                   OR (u.masked AND u.mask_entry IS NOT i.meta)
+                   OR (NOT u.masked AND (u.entry IS NOT i.meta
+                       OR (i.version IS NOT NULL AND u.version IS NOT i.version)))
+                """
+            )
+            con.execute(
+                f"""
+                INSERT INTO upstream (key, gen_from, present, meta, norm, entry, version, sha,
+                                      size, checked, seen)
+                SELECT i.key, :new, 1, i.meta, i.norm, i.meta, i.version, i.sha, i.size, :now,
+                       CASE WHEN u.key IS NOT NULL THEN {_SEEN_OF_U}
+                            WHEN :complete THEN '{_SEEN_ABSENT}' END
+                FROM incoming i
+                LEFT JOIN upstream u ON u.key = i.key AND {self._visible}
+                WHERE i.key IN (SELECT key FROM changed)
+                """,
+                {"new": gen + 1, "now": self._started, "complete": self._complete},
+            )
+            con.execute(
+                f"UPDATE upstream AS u SET gen_to = ? WHERE {self._visible} AND u.key IN"
+                " (SELECT i.key FROM incoming i WHERE i.key IN (SELECT key FROM changed))",
+                (gen,),
+            )
+
+    def finish(self, validators: str | None) -> tuple[bool, bool]:
+        """Flip the generation; tell whether it is the first one, and whether it is believed."""
+        self._hide_vanished()
+        (size,) = self._con.execute("SELECT count(*) FROM loaded").fetchone()
+        with self._catalog.content.write() as con:
+            before = get_state(con, "index_size") or 0
+            lost = before - size
+            if lost > _LOSS_BELIEVED and lost * 2 > before and not get_state(con, "index_doubted"):
+                _undo_unfinished(con, self._gen)
+                set_state(con, "loading", None)
+                set_state(con, "index_doubted", 1)
+                set_state(con, "index_checked", self._catalog.clock())
+                _logger.warning(
+                    "the index of upstream went from %d keys to %d; that is believed if the "
+                    "next poll says so again",
+                    before,
+                    size,
+                )
+                return False, False
+            set_state(con, "gen", self._gen + 1)
+            set_state(con, "complete", 1)
+            set_state(con, "index_checked", self._catalog.clock())
+            set_state(con, "index_validators", validators)
+            set_state(con, "index_size", size)
+            set_state(con, "index_doubted", None)
+            set_state(con, "loading", None)
+        return not self._complete, True
+
+    def _hide_vanished(self) -> None:
+        """Give what the index no longer has a row that says so.
+
+        What was learned since the load began is later than the index; what we pushed stays
+        as long as the index says what it said before.
+        """
+        after = ""
+        while True:
+            page = self._con.execute(
+                f"""
+                SELECT u.key FROM upstream u
+                WHERE u.key > ? AND u.gen_to IS NULL AND {self._visible}
+                  AND (u.present OR u.masked) AND u.checked < ?
+                  AND (NOT u.masked OR u.mask_entry IS NOT NULL)
+                  AND u.key NOT IN (SELECT key FROM loaded)
+                ORDER BY u.key LIMIT ?
+                """,
+                (after, self._started, PAGE),
+            ).fetchall()
+            if not page:
+                return
+            with self._catalog.content.write() as con:
+                con.executemany("INSERT OR IGNORE INTO changed VALUES (?)", page)
+                for key in page:
+                    con.execute(
+                        f"""
+                        INSERT INTO upstream (key, gen_from, present, meta, checked, seen)
+                        SELECT u.key, ?, 0, '{{}}', ?, {_SEEN_OF_U} FROM upstream u
+                        WHERE u.key = ? AND {self._visible}
+                        """,
+                        (self._gen + 1, self._started, *key),
+                    )
+                    con.execute(
+                        f"UPDATE upstream AS u SET gen_to = ? WHERE u.key = ? AND {self._visible}",
+                        (self._gen, *key),
+                    )
+            (after,) = page[-1]
+
+    def changes(self) -> Iterator[Change]:
+        after = ""
+        while True:
+            page = self._con.execute(
+                """
+                SELECT n.key, n.present, n.meta, coalesce(o.present, 0), o.meta
+                FROM changed d
+                JOIN upstream n ON n.key = d.key AND n.gen_from = ?
+                LEFT JOIN upstream o ON o.key = d.key AND o.gen_to = ?
+                WHERE d.key > ? AND NOT EXISTS (SELECT 1 FROM edit e WHERE e.key = n.key)
+                ORDER BY d.key LIMIT ?
+                """,
+                (self._gen + 1, self._gen, after, PAGE),
+            ).fetchall()
+            for key, present, meta, was_present, old_meta in page:
+                if present:
+                    yield Change("update" if was_present else "set", key, meta)
+                elif was_present:
+                    yield Change("delete", key, old_meta)
+            if len(page) < PAGE:
+                return
+            after = page[-1][0]
+
+    def clear(self) -> None:
+        """Remove the rows that no generation shows any more."""
+        while True:
+            with self._catalog.content.write() as con:
+                gone = con.execute(
+                    "DELETE FROM upstream WHERE (key, gen_from) IN"
+                    " (SELECT key, gen_from FROM upstream WHERE gen_to <= ? LIMIT ?)",
+                    (self._gen, _BATCH),
+                ).rowcount
+            if gone < _BATCH:
+                return
+
+
+_TEMPORARY = {
+    "loaded": "key TEXT PRIMARY KEY",
+    "incoming": "key TEXT PRIMARY KEY, meta, norm, version, size, sha",
+    "changed": "key TEXT PRIMARY KEY",
+}
+
+_SEEN_OF_U = """coalesce(u.seen, json_object(
+    'absent', json(CASE WHEN u.present THEN 'false' ELSE 'true' END), 'version', u.version,
+    'sha256', u.sha, 'meta', u.meta, 'entry', u.entry))"""
+_SEEN_ABSENT = '{"absent":true,"version":null,"sha256":null,"meta":null,"entry":null}'
+
+
+def _undo_unfinished(con: sqlite3.Connection, gen: int) -> None:
+    """Take back a load that ended before its flip."""
+    con.execute("DELETE FROM upstream WHERE gen_from > ?", (gen,))
+    con.execute("UPDATE upstream SET gen_to = NULL WHERE gen_to = ?", (gen,))
+
+
+def _twice(con: sqlite3.Connection, batch: list[_Incoming]) -> str:
+    seen: set[str] = set()
+    for key, *_ in batch:
+        if key in seen or con.execute("SELECT 1 FROM loaded WHERE key = ?", (key,)).fetchone():
+            return key
+        seen.add(key)
+    return "?"

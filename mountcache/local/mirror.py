@@ -1,0 +1,98 @@
+"""A mount store of another make, with a catalog beside it.
+
+What is staged through the mount is written into the foreign store as well, so that it shows
+there; what is set into the foreign store by itself is taken over with base `none`. Bases,
+whiteouts and copies live in a catalog in memory, and don't outlive the process.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+
+from mountcache.abc import AbstractStore, Value
+from mountcache.jsonform import spelling
+from mountcache.local.memory import MemoryStore
+from mountcache.local.store import LocalStore
+from mountcache.local.value import Snapshot
+
+__all__ = ["Mirror", "mirrored"]
+
+_Signature = tuple[object, ...]
+
+
+def mirrored(store: AbstractStore) -> LocalStore:
+    """Return `store` if it has a catalog, else one that mirrors it."""
+    if isinstance(store, LocalStore):
+        return store
+    warnings.warn(
+        f"{type(store).__name__} keeps no catalog: what edits were made from, deletes and copies "
+        "are kept in memory, and don't outlive this process; use DiskCacheStore to keep them",
+        stacklevel=3,
+    )
+    return Mirror(store)
+
+
+class Mirror(MemoryStore):
+    """The catalog of a foreign mount store.
+
+    Parameters
+    ----------
+    foreign
+        The mount store.
+    """
+
+    def __init__(self, foreign: AbstractStore) -> None:
+        super().__init__()
+        self._foreign = foreign
+        self._agreed: dict[str, tuple[int | None, _Signature | None]] = {}
+
+    def agree(self, keys: Iterable[str] | None = None) -> None:
+        """Bring both stores to the same state for some keys, or for all.
+
+        A change on our side since they last agreed goes to the foreign store; otherwise a
+        change on its side is taken over.
+        """
+        if keys is None:
+            keys = {edit.key for edit in self.catalog.edits()}
+            keys |= self._agreed.keys() | set(self._foreign.query_keys())
+        for key in keys:
+            self._agree(key)
+
+    def _agree(self, key: str) -> None:
+        edit = self.catalog.row(key).edit
+        seq = None if edit is None else edit.seq
+        seq_before, signature_before = self._agreed.get(key, (None, None))
+        theirs = self._theirs(key)
+        signature = None if theirs is None else _signature(theirs)
+        if seq != seq_before:
+            if edit is not None and edit.kind == "put" and edit.content is not None:
+                stream = self.catalog.open_content(edit.content)
+                mine = Snapshot(key, edit.meta, stream=stream, size=edit.size, modified=edit.at)
+                self._foreign.set(key, mine)
+            elif theirs is not None:
+                self._foreign.delete(key)
+        elif signature != signature_before:
+            if theirs is not None:
+                super().set(key, (theirs.data, theirs.metadata))
+            elif edit is not None and edit.kind == "put":
+                super().delete(key)
+        now = self._theirs(key)
+        edit = self.catalog.row(key).edit
+        self._agreed[key] = (
+            None if edit is None else edit.seq,
+            None if now is None else _signature(now),
+        )
+
+    def _theirs(self, key: str) -> Value | None:
+        try:
+            return self._foreign.get(key)
+        except KeyError:
+            return None
+
+
+def _signature(value: Value) -> _Signature:
+    metadata = spelling(value.metadata)
+    return (getattr(value, "version", None), value.modified, value.size, metadata)
+
+

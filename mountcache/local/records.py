@@ -1,0 +1,216 @@
+"""The rows of the catalog as small frozen records.
+
+Keys here are the mount store's own: without the mount point. Times are seconds since 1970 by
+the wall clock; nothing is decided by comparing those of two machines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from mountcache.abc import ABSENT, Base
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mountcache.local.content import Spool
+
+__all__ = [
+    "BaseKind",
+    "BaseOf",
+    "Clean",
+    "Copy",
+    "Edit",
+    "EditKind",
+    "Entry",
+    "Op",
+    "Row",
+    "Seen",
+    "StagedEdit",
+    "StoredRecord",
+]
+
+EditKind = Literal["put", "meta", "del"]
+BaseKind = Literal["none", "unknown", "absent", "version", "digest", "entry", "op"]
+
+
+@dataclass(frozen=True, slots=True)
+class BaseOf:
+    """What the author of an edit had seen of the key."""
+
+    kind: BaseKind
+    """none: set past the mount; unknown: not looked at; absent; version: `version` names it;
+    digest: only `sha256` and `meta` do; entry: `entry` of the index does; op: what the push in
+    flight makes of it."""
+    version: str | None = None
+    sha256: str | None = None
+    meta: str | None = None
+    entry: str | None = None
+    op_id: str | None = None
+
+    @property
+    def as_base(self) -> Base:
+        """What a conditional write is given for it; None where only a comparison can tell."""
+        if self.kind in ("none", "unknown", "absent"):
+            return ABSENT
+        return self.version if self.kind == "version" else None
+
+    def __str__(self) -> str:
+        return self.version or self.kind if self.kind == "version" else self.kind
+
+
+NO_BASE = BaseOf("none")
+UNKNOWN_BASE = BaseOf("unknown")
+ABSENT_BASE = BaseOf("absent")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was handed out for a key before something nobody asked for replaced it."""
+
+    version: Base
+    sha256: str | None = None
+    meta: str | None = None
+    entry: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One staged edit."""
+
+    key: str
+    seq: int
+    kind: EditKind
+    content: str | None
+    sha256: str | None
+    size: int | None
+    meta: str
+    version: str | None
+    base: BaseOf
+    group: int
+    partner: str | None
+    author: str
+    at: float
+    notes: str
+    tries: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One request in flight, or one whose answer never came (``unknown``)."""
+
+    op_id: str
+    key: str
+    edit_seq: int
+    kind: EditKind
+    content: str | None
+    sha256: str | None
+    size: int | None
+    meta: str
+    base: BaseOf
+    state: Literal["sending", "unknown"]
+    owner: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A clean copy."""
+
+    key: str
+    content: str
+    version: str | None
+    sha256: str
+    size: int
+    meta: str
+    modified: float | None
+    checked: float
+    expires: float | None
+    validators: str
+    entry: str | None
+    boot: str
+    seen: Seen | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What upstream is known to hold for a key."""
+
+    key: str
+    present: bool
+    meta: str
+    entry: str | None
+    """Metadata as polled from an index; None if it was learned from a value."""
+    version: str | None
+    sha256: str | None
+    size: int | None
+    checked: float
+    seen: Seen | None = None
+    masked: bool = False
+    """A push of ours that the polled index doesn't show yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """All that is known of one key."""
+
+    key: str
+    edit: Edit | None
+    op: Op | None
+    copy: Copy | None
+    entry: Entry | None
+    complete: bool
+    """What the catalog lacks, upstream lacks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clean:
+    """A verified download, to be kept as a clean copy."""
+
+    key: str
+    body: Spool | Path | None
+    """A finished spool, or a finished file under ``partial/``, adopted by rename; None if the
+    store has the bytes already."""
+    sha256: str
+    size: int
+    meta: str
+    """Metadata as JSON text, as upstream spelled it."""
+    version: str | None
+    validators: str = ""
+    lifetime: float | None = None
+    modified: float | None = None
+    entry: str | None = None
+    """The index entry that was current when the bytes were asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class StagedEdit:
+    """A staged edit as users see it."""
+
+    key: str
+    state: Literal["added", "modified", "deleted"]
+    what: Literal["data", "metadata", "delete"]
+    base: str
+    """"absent", "unknown", or the version that it replaces."""
+    size: int | None
+    when: float
+    author: str
+    notes: str
+    group: int
+    in_flight: bool = False
+    tries: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecord:
+    """What a listing tells of a key."""
+
+    key: str
+    metadata: dict[str, object] = field(hash=False)
+    size: int | None
+    sha256: str | None
+    version: str | None
+    modified: float

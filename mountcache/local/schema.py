@@ -1,0 +1,206 @@
+"""The tables of the catalog, inside diskcache's own database.
+
+Staged and cached never share a row, so that no path of the code can turn one into the other by
+mistake. INSERT OR REPLACE fires no delete trigger: writers use ON CONFLICT DO UPDATE.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+__all__ = ["FORMAT", "create"]
+
+FORMAT = 1
+"""``PRAGMA user_version`` of the database."""
+
+APPLICATION_ID = 0x6D6F756E
+"""``PRAGMA application_id``: "moun"."""
+
+_EDIT_COLUMNS = """
+    kind TEXT NOT NULL CHECK (kind IN ('put', 'meta', 'del')),
+    content TEXT,
+    sha TEXT,
+    size INTEGER,
+    meta TEXT NOT NULL,
+    base_kind TEXT NOT NULL
+        CHECK (base_kind IN ('none', 'unknown', 'absent', 'version', 'digest', 'entry', 'op')),
+    base TEXT,
+    base_sha TEXT,
+    base_meta TEXT,
+    base_entry TEXT,
+    base_op TEXT,
+    CHECK ((kind = 'put') = (content IS NOT NULL)),
+    CHECK ((base_kind = 'op') = (base_op IS NOT NULL))
+"""
+
+_TABLES = f"""
+CREATE TABLE state (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+
+CREATE TABLE edit (
+    key TEXT PRIMARY KEY,
+    seq INTEGER NOT NULL UNIQUE,
+    norm TEXT,                 -- metadata in normal form where that differs from meta
+    version TEXT,
+    grp INTEGER NOT NULL,
+    partner TEXT,              -- of a whiteout: the new name of a rename
+    author TEXT NOT NULL,
+    at REAL NOT NULL,
+    notes TEXT NOT NULL,
+    tries INTEGER NOT NULL DEFAULT 0,
+    error TEXT,
+    {_EDIT_COLUMNS}
+);
+CREATE INDEX edit_content ON edit (content) WHERE content IS NOT NULL;
+CREATE INDEX edit_grp ON edit (grp);
+
+CREATE TABLE op (
+    op_id TEXT PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE,
+    edit_seq INTEGER NOT NULL,
+    mask_entry TEXT,           -- upstream's index entry when the request was sent
+    state TEXT NOT NULL CHECK (state IN ('sending', 'unknown')),
+    owner TEXT NOT NULL,
+    at REAL NOT NULL,
+    {_EDIT_COLUMNS}
+);
+CREATE INDEX op_content ON op (content) WHERE content IS NOT NULL;
+
+CREATE TABLE copy (
+    key TEXT PRIMARY KEY,
+    content TEXT NOT NULL,
+    version TEXT,
+    sha TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    meta TEXT NOT NULL,
+    modified REAL,
+    checked REAL NOT NULL,
+    expires REAL,              -- NULL: revalidate each time
+    validators TEXT NOT NULL,
+    entry TEXT,
+    boot TEXT NOT NULL,
+    pinned INTEGER NOT NULL DEFAULT 0,
+    used INTEGER NOT NULL,     -- a count of uses of the store, not a time
+    seen TEXT
+);
+CREATE INDEX copy_content ON copy (content);
+CREATE INDEX copy_used ON copy (used) WHERE NOT pinned;
+
+CREATE TABLE upstream (
+    key TEXT NOT NULL,
+    gen_from INTEGER NOT NULL, -- visible in the generations gen_from to gen_to
+    gen_to INTEGER,
+    present INTEGER NOT NULL,
+    meta TEXT NOT NULL,
+    norm TEXT,
+    entry TEXT,                -- as polled from an index
+    version TEXT,
+    sha TEXT,
+    size INTEGER,
+    checked REAL NOT NULL,
+    seen TEXT,
+    masked INTEGER NOT NULL DEFAULT 0,
+    mask_entry TEXT,           -- what the index said when our push was sent
+    PRIMARY KEY (key, gen_from)
+) WITHOUT ROWID;
+
+CREATE INDEX upstream_old ON upstream (gen_to) WHERE gen_to IS NOT NULL;
+
+CREATE TABLE undo (
+    seq INTEGER PRIMARY KEY,
+    key TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    content TEXT,
+    sha TEXT,
+    size INTEGER,
+    meta TEXT NOT NULL,
+    author TEXT NOT NULL,
+    at REAL NOT NULL,
+    taken REAL NOT NULL,
+    why TEXT NOT NULL
+);
+CREATE INDEX undo_key ON undo (key, seq);
+CREATE INDEX undo_content ON undo (content) WHERE content IS NOT NULL;
+
+CREATE TABLE partial (
+    key TEXT PRIMARY KEY,
+    version TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    boot TEXT NOT NULL
+);
+
+-- Operation ids that were applied here, for those who ask again (an origin's memory).
+CREATE TABLE done (
+    seq INTEGER PRIMARY KEY,
+    op_id TEXT NOT NULL UNIQUE,
+    key TEXT NOT NULL,
+    version TEXT,
+    at REAL NOT NULL
+);
+"""
+
+_NAMED = " UNION ALL ".join(
+    f"SELECT 1 FROM {table} WHERE content = OLD.key" for table in ("edit", "op", "undo")
+)
+
+_TRIGGERS = f"""
+CREATE TRIGGER staged_bytes_stay BEFORE DELETE ON Cache WHEN EXISTS ({_NAMED})
+BEGIN SELECT RAISE(ABORT, 'these bytes are staged'); END;
+CREATE TRIGGER staged_bytes_are_final BEFORE UPDATE ON Cache WHEN EXISTS ({_NAMED})
+BEGIN SELECT RAISE(ABORT, 'these bytes are staged'); END;
+"""
+
+_COUNTED = {"copy": "clean_bytes", "edit": "staged_bytes"}
+
+_COUNTERS = "".join(
+    f"""
+CREATE TRIGGER {table}_counts_in AFTER INSERT ON {table}
+BEGIN UPDATE state SET value = value + coalesce(NEW.size, 0) WHERE name = '{name}'; END;
+CREATE TRIGGER {table}_counts_out AFTER DELETE ON {table}
+BEGIN UPDATE state SET value = value - coalesce(OLD.size, 0) WHERE name = '{name}'; END;
+CREATE TRIGGER {table}_counts_on AFTER UPDATE OF size ON {table}
+BEGIN UPDATE state SET value = value + coalesce(NEW.size, 0) - coalesce(OLD.size, 0)
+      WHERE name = '{name}'; END;
+"""
+    for table, name in _COUNTED.items()
+)
+
+_STATE = {
+    "gen": 1,
+    "seq": 0,
+    "complete": 0,
+    "clean_bytes": 0,
+    "staged_bytes": 0,
+    "used": 0,
+    "index_checked": None,
+    "index_validators": None,
+    "index_size": 0,
+    "index_doubted": None,
+    "loading": None,
+    "identity": None,
+    "mount_point": None,
+    "size_limit": None,
+}
+
+
+def create(con: sqlite3.Connection) -> None:
+    """Make the tables in a database that has none of them; call it inside a transaction."""
+    for statement in _statements(_TABLES + _TRIGGERS + _COUNTERS):
+        con.execute(statement)
+    con.executemany("INSERT INTO state VALUES (?, ?)", _STATE.items())
+    con.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    con.execute(f"PRAGMA user_version = {FORMAT}")
+
+
+def _statements(script: str) -> list[str]:
+    """Split a script where SQLite sees a whole statement.
+
+    ``executescript`` would commit the transaction that is open.
+    """
+    found, text = [], ""
+    for line in script.splitlines(keepends=True):
+        text += line
+        if line.strip() and sqlite3.complete_statement(text):
+            found.append(text)
+            text = ""
+    return found

@@ -1,0 +1,517 @@
+"""Staged edits: how a change becomes one, alone or in a transaction.
+
+A transaction is a buffer of drafts that belongs to the context that opened it. Its own reads
+see it; others don't. It remembers what it read, and commits nothing if any of that has changed
+here meanwhile. A change outside a transaction is one commit that reads, decides and writes.
+"""
+
+from __future__ import annotations
+
+import io
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from mountcache.abc import ABSENT, AbstractStore, Base, Pushed, Readable, chunks
+from mountcache.errors import ConflictError, PushInProgressError, TransactionError
+from mountcache.events import (
+    BaseEvent,
+    StoreDeleteEvent,
+    StoreProgress,
+    StoreSetEvent,
+    StoreTransactionEndEvent,
+    StoreTransactionStartEvent,
+    StoreUpdateEvent,
+)
+from mountcache.jsonform import parse
+from mountcache.local.catalog import Catalog, get_state, matcher, set_state
+from mountcache.local.content import Spool
+from mountcache.local.decide import (
+    Draft,
+    Token,
+    base_for,
+    merged_meta,
+    same_token,
+    stage_delete,
+    stage_write,
+    token_of,
+)
+from mountcache.local.records import ABSENT_BASE, NO_BASE, BaseOf, Edit, Row
+from mountcache.local.rows import base_columns, norm_of
+
+__all__ = ["Announce", "Staging"]
+
+_UPSERT_EDIT = """
+INSERT INTO edit (key, seq, norm, version, grp, partner, author, at, notes,
+                  kind, content, sha, size, meta,
+                  base_kind, base, base_sha, base_meta, base_entry, base_op)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (key) DO UPDATE SET
+    seq = excluded.seq, norm = excluded.norm, version = excluded.version, grp = excluded.grp,
+    partner = excluded.partner, author = excluded.author, at = excluded.at,
+    notes = excluded.notes, kind = excluded.kind, content = excluded.content,
+    sha = excluded.sha, size = excluded.size, meta = excluded.meta,
+    base_kind = excluded.base_kind, base = excluded.base, base_sha = excluded.base_sha,
+    base_meta = excluded.base_meta, base_entry = excluded.base_entry,
+    base_op = excluded.base_op, tries = 0, error = NULL
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Who announces a change, and under which key."""
+
+    store: AbstractStore
+    key: str
+    mounted: bool
+    author: str
+
+
+@dataclass(slots=True)
+class _Staged:
+    """A draft in a transaction, with the bytes that come with it."""
+
+    draft: Draft
+    spool: Spool | None
+    announce: Announce
+    was_there: bool
+
+
+@dataclass(slots=True)
+class _Transaction:
+    notes: str
+    staged: dict[str, _Staged] = field(default_factory=dict)
+    read: dict[str, tuple[Token, bool]] = field(default_factory=dict)
+    spools: list[Spool] = field(default_factory=list)
+
+
+_OPS_REMEMBERED = 1_000_000
+_OPS_REMEMBERED_FOR = 30 * 86400.0
+
+_Make = Callable[[Row], Draft]
+
+_open: ContextVar[Mapping[int, _Transaction]] = ContextVar("mountcache_transactions", default={})
+
+
+class Staging:
+    """The edits of one catalog."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+
+    # -- reading -------------------------------------------------------------------------
+
+    def current(self) -> _Transaction | None:
+        """Return the transaction of this context, if one is open."""
+        return _open.get().get(id(self))
+
+    def refuse_in_transaction(self, verb: str) -> None:
+        """Raise TransactionError if a transaction is open here."""
+        if self.current() is not None:
+            raise TransactionError(f"{verb} has no meaning inside a transaction; end it first")
+
+    def row(self, key: str, *, mounted: bool) -> Row:
+        """Return what is known of a key, with this context's transaction on top."""
+        row = self.catalog.row(key)
+        transaction = self.current()
+        if transaction is None:
+            return row
+        _note_read(transaction, row, mounted=mounted)
+        return self._overlaid(row, transaction)
+
+    def _overlaid(self, row: Row, transaction: _Transaction) -> Row:
+        staged = transaction.staged.get(row.key)
+        if staged is None:
+            return row
+        draft = staged.draft
+        if draft.kind == "forget":
+            return replace(row, edit=None)
+        base = draft.base or base_for(
+            row, self.catalog.handed(row.key), mounted=staged.announce.mounted
+        )
+        edit = Edit(
+            row.key, -1, draft.kind, draft.content, draft.sha256, draft.size, draft.meta,
+            draft.version, base, 0, draft.partner, staged.announce.author,
+            self.catalog.clock(), transaction.notes,
+        )  # fmt: skip
+        # An op of the edit below is no op of this one.
+        return replace(row, edit=edit)
+
+    def open_edit(self, edit: Edit) -> io.BufferedIOBase:
+        """Return a stream of the bytes of a staged value."""
+        transaction = self.current()
+        if transaction is not None:
+            staged = transaction.staged.get(edit.key)
+            if staged is not None and staged.spool is not None:
+                return staged.spool.open()
+        if edit.content is None:
+            raise FileNotFoundError(edit.key)
+        return self.catalog.open_content(edit.content)
+
+    def view(
+        self, where: Mapping[str, Any], *, merged: bool, pattern: str | None = None
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Iterate by key over (key, metadata), as `Catalog.view`, with the transaction on top."""
+        rows = self.catalog.view(where, merged=merged, pattern=pattern)
+        transaction = self.current()
+        if transaction is None:
+            return ((key, parse(meta)) for key, meta in rows)
+        return self._overlaid_view(transaction, rows, where, pattern)
+
+    def _overlaid_view(
+        self,
+        transaction: _Transaction,
+        rows: Iterator[tuple[str, str]],
+        where: Mapping[str, Any],
+        pattern: str | None,
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        matches = matcher(where, pattern)
+        mine = [
+            (key, parse(staged.draft.meta))
+            for key, staged in sorted(transaction.staged.items())
+            if staged.draft.kind in ("put", "meta")
+        ]
+        mine = [(key, metadata) for key, metadata in mine if matches(key, metadata)]
+        hidden = set(transaction.staged)
+        for key, meta in rows:
+            if key in hidden:
+                continue
+            while mine and mine[0][0] < key:
+                yield mine.pop(0)
+            yield key, parse(meta)
+        yield from mine
+
+    # -- changing ------------------------------------------------------------------------
+
+    def write(
+        self,
+        key: str,
+        announce: Announce,
+        *,
+        data: Readable | None = None,
+        meta: str | None = None,
+        merge: dict[str, Any] | None = None,
+        base: Base = None,
+        buffer_size: int = 1048576,
+        op_id: str | None = None,
+    ) -> Pushed:
+        """Stage new data, new metadata, or both.
+
+        Parameters
+        ----------
+        data
+            Read to its end before anything is changed; None leaves the data as it is.
+        meta
+            New metadata as JSON text; None leaves it as it is.
+        merge
+            Names to change in the metadata there is.
+        base
+            The version that the caller wants to replace.
+        op_id
+            Names the write, for a caller who may repeat it: what was applied isn't again.
+        """
+        if data is None:
+            return self._change(
+                key, announce, _write(announce, base, None, meta, merge), None, op_id
+            )
+        spool = self.catalog.content.spool()
+        try:
+            message = f"Setting {announce.key}"
+            with StoreProgress(announce.store, message, key=announce.key) as progress:
+                for chunk in chunks(data, buffer_size):
+                    spool.write(chunk)
+                    progress.step(spool.size)
+                spool.finish(self.catalog.content.durable)
+            make = _write(announce, base, (spool.sha256, spool.size), meta, merge)
+            pushed = self._change(key, announce, make, spool, op_id)
+        except BaseException:
+            spool.discard()
+            raise
+        if self.current() is None:
+            spool.discard()
+        return pushed
+
+    def write_content(self, key: str, announce: Announce, like: Edit) -> None:
+        """Stage the bytes and metadata of another key, without a copy of the bytes."""
+        transaction = self.current()
+        staged = transaction.staged.get(like.key) if transaction is not None else None
+        spool = staged.spool if staged is not None and like.content is None else None
+        data = (like.sha256 or "", like.size or 0)
+        make = _write(announce, None, data, like.meta, None, like.content)
+        self._change(key, announce, make, spool)
+
+    def delete(
+        self,
+        key: str,
+        announce: Announce,
+        *,
+        base: Base = None,
+        partner: str | None = None,
+        op_id: str | None = None,
+    ) -> Pushed:
+        """Stage a whiteout, or forget what is only here; KeyError if the key isn't there.
+
+        Parameters
+        ----------
+        partner
+            The new name, if this is half of a rename: the whiteout isn't sent before it is.
+        """
+
+        def make(row: Row) -> Draft:
+            draft = stage_delete(
+                row, base=base, mounted=announce.mounted, handed=self.catalog.handed(key)
+            )
+            if not announce.mounted and row.op is not None:
+                raise _in_flight(row.key)
+            return replace(draft, partner=partner)
+
+        return self._change(key, announce, make, None, op_id)
+
+    def _change(
+        self,
+        key: str,
+        announce: Announce,
+        make: _Make,
+        spool: Spool | None,
+        op_id: str | None = None,
+    ) -> Pushed:
+        transaction = self.current()
+        if transaction is None:
+            alone = _Transaction("")
+            with self.catalog.content.write() as con:
+                if op_id is not None and (done := _done(con, op_id)):
+                    return done
+                row = self.catalog.row(key, con)
+                staged = _Staged(make(row), spool, announce, _was_there(row, announce))
+                alone.staged[key] = staged
+                self._write_all(con, alone)
+                version = staged.draft.version
+                if op_id is not None:
+                    _remember(con, op_id, key, version, self.catalog.clock())
+            self._announce(alone)
+            return Pushed(version, enforced=True)
+        below = self.catalog.row(key)
+        row = self._overlaid(below, transaction)
+        draft = make(row)
+        if spool is None:
+            # What came out depends on what was there.
+            _note_read(transaction, below, mounted=announce.mounted)
+        before = transaction.staged.get(key)
+        was_there = before.was_there if before else _was_there(below, announce)
+        if spool is None and before is not None and draft.kind == "put" and draft.content is None:
+            spool = before.spool
+        elif spool is not None:
+            transaction.spools.append(spool)
+        if before is not None and draft.base is None:
+            draft = replace(draft, base=before.draft.base)
+        transaction.staged[key] = _Staged(draft, spool, announce, was_there)
+        return Pushed(draft.version, enforced=True)
+
+    @contextmanager
+    def transaction(self, store: AbstractStore, notes: str) -> Iterator[None]:
+        """Open a transaction, or join the one that is open."""
+        outer = self.current()
+        if outer is not None:
+            staged = dict(outer.staged)
+            try:
+                yield
+            except BaseException:
+                # What the block wrote goes; what it read may have shaped what stays.
+                outer.staged = staged
+                raise
+            return
+        transaction = _Transaction(notes)
+        store.event_manager.emit(StoreTransactionStartEvent(source=store, message=notes))
+        state: Literal["done", "failed"] = "failed"
+        token = _open.set({**_open.get(), id(self): transaction})
+        try:
+            try:
+                yield
+            finally:
+                _open.reset(token)
+            if transaction.staged:
+                with self.catalog.content.write() as con:
+                    self._check_reads(con, transaction)
+                    self._write_all(con, transaction)
+            state = "done"
+        finally:
+            for spool in transaction.spools:
+                spool.discard()
+            store.event_manager.emit(
+                StoreTransactionEndEvent(source=store, message=notes, state=state)
+            )
+        self._announce(transaction)
+
+    def _check_reads(self, con: sqlite3.Connection, transaction: _Transaction) -> None:
+        for key, (then, mounted) in transaction.read.items():
+            now = token_of(self.catalog.row(key, con), mounted=mounted)
+            if not same_token(then, now):
+                raise ConflictError(
+                    f"{key!r} was changed here since this transaction read it; nothing was "
+                    "committed: run the transaction again",
+                    key=key,
+                    expected=then.version,
+                    found=now.version if now.present else ABSENT,
+                )
+
+    # -- inside a commit -----------------------------------------------------------------
+
+    def _write_all(self, con: sqlite3.Connection, transaction: _Transaction) -> None:
+        group = 0
+        for key, staged in transaction.staged.items():
+            row = self.catalog.row(key, con)
+            if staged.draft.kind in ("forget", "del"):
+                # Whiteouts of a rename wait for the new name: it goes on, or ends here.
+                con.execute(
+                    "UPDATE edit SET partner = ? WHERE partner = ?", (staged.draft.partner, key)
+                )
+            seq = next_seq(con)
+            group = group or seq
+            if row.edit is not None and len(transaction.staged) == 1:
+                group = row.edit.group
+            elif row.edit is not None:
+                con.execute("UPDATE edit SET grp = ? WHERE grp = ?", (group, row.edit.group))
+            if staged.draft.kind == "forget":
+                self.forget(con, row)
+            else:
+                self._write_edit(con, row, staged, seq, group, transaction.notes)
+
+    def _write_edit(
+        self,
+        con: sqlite3.Connection,
+        row: Row,
+        staged: _Staged,
+        seq: int,
+        group: int,
+        notes: str,
+    ) -> None:
+        catalog, draft, announce = self.catalog, staged.draft, staged.announce
+        content = draft.content
+        if draft.kind == "put" and staged.spool is not None and content is None:
+            content = catalog.content.adopt(con, staged.spool)
+        elif draft.kind == "put" and content is None:
+            content = catalog.content.adopt(con, _empty(catalog))
+        base = draft.base or base_for(row, catalog.handed(row.key), mounted=announce.mounted)
+        con.execute(
+            _UPSERT_EDIT,
+            (
+                row.key, seq, norm_of(draft.meta), draft.version, group, draft.partner,
+                announce.author, catalog.clock(), notes,
+                draft.kind, content, draft.sha256, draft.size, draft.meta, *base_columns(base),
+            ),
+        )  # fmt: skip
+        if row.edit is not None and row.edit.content not in (None, content):
+            catalog.content.release(con, [str(row.edit.content)])
+        if announce.mounted:
+            # The author has seen what is there now: a replacement nobody had asked for ends.
+            con.execute("UPDATE copy SET seen = NULL WHERE key = ?", (row.key,))
+            con.execute("UPDATE upstream SET seen = NULL WHERE key = ?", (row.key,))
+            catalog.forget_handed(row.key)
+
+    def forget(self, con: sqlite3.Connection, row: Row) -> None:
+        """Take an edit away inside a commit; its key is upstream's again."""
+        if row.edit is None:
+            return
+        con.execute("DELETE FROM edit WHERE key = ?", (row.key,))
+        if row.edit.content is not None:
+            self.catalog.content.release(con, [row.edit.content])
+
+    def _announce(self, transaction: _Transaction) -> None:
+        for staged in transaction.staged.values():
+            announce = staged.announce
+            event = _event(staged, announce)
+            if event is not None:
+                announce.store.event_manager.emit(event)
+
+
+def _note_read(transaction: _Transaction, row: Row, *, mounted: bool) -> None:
+    before = transaction.read.get(row.key)
+    if before is None or not before[0].known:
+        transaction.read[row.key] = (token_of(row, mounted=mounted), mounted)
+
+
+def _event(staged: _Staged, announce: Announce) -> BaseEvent | None:
+    metadata = parse(staged.draft.meta)
+    if staged.draft.kind in ("put", "meta"):
+        kind = StoreUpdateEvent if staged.was_there else StoreSetEvent
+        return kind(source=announce.store, key=announce.key, metadata=metadata)
+    if staged.was_there:
+        return StoreDeleteEvent(source=announce.store, key=announce.key, metadata=metadata)
+    return None
+
+
+def _write(
+    announce: Announce,
+    base: Base,
+    data: tuple[str, int] | None,
+    meta: str | None,
+    merge: dict[str, Any] | None,
+    content: str | None = None,
+) -> _Make:
+    return lambda row: stage_write(
+        row,
+        base=base,
+        mounted=announce.mounted,
+        data=data,
+        meta=meta,
+        merge=merge,
+        content=content,
+    )
+
+
+def _was_there(row: Row, announce: Announce) -> bool:
+    view = row if announce.mounted else replace(row, copy=None, entry=None)
+    return merged_meta(view) is not None
+
+
+def _in_flight(key: str) -> PushInProgressError:
+    return PushInProgressError(f"{key!r} is being pushed; wait for the push to end")
+
+
+def _empty(catalog: Catalog) -> Spool:
+    spool = catalog.content.spool()
+    spool.finish(catalog.content.durable)
+    return spool
+
+
+def _done(con: sqlite3.Connection, op_id: str) -> Pushed | None:
+    """Return the answer to a write that was applied before."""
+    found = con.execute("SELECT version FROM done WHERE op_id = ?", (op_id,)).fetchone()
+    return None if found is None else Pushed(found[0], enforced=True, replayed=True)
+
+
+def _remember(
+    con: sqlite3.Connection, op_id: str, key: str, version: str | None, now: float
+) -> None:
+    """Remember a write that was applied, in its own commit; let the oldest go."""
+    seq = con.execute(
+        "INSERT INTO done (op_id, key, version, at) VALUES (?, ?, ?, ?)",
+        (op_id, key, version, now),
+    ).lastrowid
+    con.execute(
+        "DELETE FROM done WHERE seq IN (SELECT seq FROM done ORDER BY seq LIMIT 100)"
+        " AND (seq <= ? OR at < ?)",
+        ((seq or 0) - _OPS_REMEMBERED, now - _OPS_REMEMBERED_FOR),
+    )
+
+
+def next_seq(con: sqlite3.Connection) -> int:
+    """Return the next number of an edit inside a commit."""
+    seq: int = get_state(con, "seq") + 1
+    set_state(con, "seq", seq)
+    return seq
+
+
+def result_base(kind: str, version: str | None, sha256: str | None, meta: str) -> BaseOf:
+    """Return the base of an edit that was made over a push, once that was applied."""
+    if kind == "del":
+        return ABSENT_BASE
+    if version is None:
+        return BaseOf("digest", None, sha256, meta)
+    return BaseOf("version", version, sha256, meta)
+
+
+__all__ += ["NO_BASE", "next_seq", "result_base"]

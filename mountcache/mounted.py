@@ -1,0 +1,721 @@
+"""MountedStore: a writable local store over a prefix of a remote one.
+
+Reads go through (`mountcache.overlay`), changes are staged here, `push` sends them when you
+say so. The backing store is read-only through the mount except for push.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import Any
+
+from mountcache.abc import (
+    AbstractReadOnlyStore,
+    AbstractStore,
+    Base,
+    Readable,
+    SupportsIdentity,
+    Value,
+    select_from,
+    unpack,
+)
+from mountcache.errors import (
+    AuthorizationError,
+    ConflictError,
+    PushInProgressError,
+    ReadOnlyKeyError,
+    StoreBusyError,
+    StoreError,
+    StoreUnavailableError,
+)
+from mountcache.events import (
+    BaseEvent,
+    EventManager,
+    StoreDeleteEvent,
+    StorePushEvent,
+    StoreSetEvent,
+    StoreUpdateEvent,
+)
+from mountcache.jsonform import parse, spelling
+from mountcache.keys import check_key
+from mountcache.local import binding
+from mountcache.local.decide import merged_meta
+from mountcache.local.mirror import Mirror, mirrored
+from mountcache.local.records import Edit, Row, StagedEdit
+from mountcache.local.staging import Announce
+from mountcache.local.store import default_author
+from mountcache.overlay import Options, Overlay
+from mountcache.sync.mount import Mount
+from mountcache.sync.push import push_mount
+from mountcache.sync.remote import Remote, check_offline
+from mountcache.sync.report import PushResult
+from mountcache.sync.send import Sender
+from mountcache.sync.status import staged
+
+__all__ = ["MountedStore"]
+
+
+class MountedStore(AbstractStore):
+    """A writable local store, mounted over a prefix of a remote store.
+
+    Parameters
+    ----------
+    mount_point
+        The prefix of the keys under which the local store lies; "" for all keys.
+    mount_store
+        The local store: holds staged edits and clean copies. Its keys lack the mount point.
+    backing_store
+        The remote store: read-only through the mount, except for `push`.
+    max_age
+        Seconds for which a copy is used without asking; None: as upstream says.
+    offline
+        "auto" serves copies while upstream is out of reach, and leaves it alone for a while;
+        "always" never asks; "never" raises instead; "prefer" takes any copy there is first.
+    author
+        Who makes the edits; ``MOUNTCACHE_AUTHOR``, or the user's name at the host, if None.
+    clock
+        The wall clock, in seconds since 1970.
+    event_manager
+        Who hears of changes; one of the store's own unless given.
+    """
+
+    def __init__(
+        self,
+        mount_point: str,
+        mount_store: AbstractStore,
+        backing_store: AbstractReadOnlyStore,
+        *,
+        max_age: float | None = None,
+        offline: str = "auto",
+        author: str | None = None,
+        clock: Callable[[], float] = time.time,
+        event_manager: EventManager | None = None,
+    ) -> None:
+        super().__init__(event_manager)
+        self.mount_point = mount_point
+        self.mount_store = mount_store
+        self.backing_store = backing_store
+        self._author = author or default_author()
+        self._clock = clock
+        self._options = Options(max_age=max_age, offline=check_offline(offline))
+        self._local = mirrored(mount_store)
+        self._mirror = self._local if isinstance(self._local, Mirror) else None
+        self._opening = threading.Lock()
+        self._overlay_: Overlay | None = None
+        self._remote_: Remote | None = None
+        self._mount_: Mount | None = None
+        self._connected_here: list[AbstractReadOnlyStore] = []
+        self._stop_polling = threading.Event()
+        self._poller: threading.Thread | None = None
+
+    # -- the two ends --------------------------------------------------------------------
+
+    @property
+    def mount(self) -> Mount:
+        """The two ends, as `mountcache.sync` works with them."""
+        if self._mount_ is None:
+            with self._opening:
+                if self._mount_ is None:
+                    self._open()
+        assert self._mount_ is not None
+        return self._mount_
+
+    def _open(self) -> None:
+        catalog = self._local.catalog
+        catalog.clock = self._clock
+        backing = self.backing_store
+        identity = backing.identity if isinstance(backing, SupportsIdentity) else None
+        binding.bind(catalog, identity, self.mount_point)
+        mount = Mount(
+            catalog=catalog,
+            staging=self._local.staging,
+            journal=self._local.journal,
+            backing=backing,
+            announce=self._announce,
+            prefix=self.mount_point,
+            clock=self._clock,
+            emit=self._emit,
+        )
+        self._remote_ = Remote(mount)
+        self._overlay_ = Overlay(mount, self._remote_)
+        self._mount_ = mount
+
+    @property
+    def _overlay(self) -> Overlay:
+        _ = self.mount
+        assert self._overlay_ is not None
+        return self._overlay_
+
+    @property
+    def _remote(self) -> Remote:
+        _ = self.mount
+        assert self._remote_ is not None
+        return self._remote_
+
+    def _agree(self, *keys: str) -> None:
+        """Bring a mount store of another make and its catalog to the same state."""
+        if self._mirror is not None and self._local.staging.current() is None:
+            self._mirror.agree(keys or None)
+
+    def _emit(self, event: BaseEvent) -> None:
+        if isinstance(event, StorePushEvent):
+            self._agree()
+        event.source = self
+        self.event_manager.emit(event)
+
+    def _announce(self, key: str) -> Announce:
+        return Announce(self, self.mount_point + key, mounted=True, author=self._author)
+
+    def connect(self, credentials: Any = None) -> None:
+        """Connect what isn't connected; `credentials` are those of the backing store.
+
+        That upstream is down is no error.
+        """
+        if not self.mount_store.is_connected():
+            self.mount_store.connect()
+            self._connected_here.append(self.mount_store)
+        if not self.backing_store.is_connected():
+            try:
+                self.backing_store.connect(credentials)
+            except StoreUnavailableError:
+                if self._options.offline == "never":
+                    raise
+            self._connected_here.append(self.backing_store)
+        remote = self._remote
+        super().connect(credentials)
+        if remote.poll and self._poller is None and self._options.offline != "always":
+            self._stop_polling.clear()
+            self._poller = threading.Thread(
+                target=remote.poll_until,
+                args=(self._stop_polling, self._options.offline),
+                name="mountcache-poll",
+                daemon=True,
+            )
+            self._poller.start()
+
+    def disconnect(self) -> None:
+        """Disconnect what `connect` connected."""
+        super().disconnect()
+        self._stop_polling.set()
+        if self._poller is not None:
+            self._poller.join()
+            self._poller = None
+        for store in self._connected_here:
+            store.disconnect()
+        self._connected_here.clear()
+        with self._opening:
+            self._mount_ = self._overlay_ = self._remote_ = None
+
+    def info(self) -> dict[str, Any]:
+        return {
+            "readonly": False,
+            "authorizing": False,
+            "mount_point": self.mount_point,
+            "offline": self._options.offline,
+        }
+
+    def with_options(
+        self,
+        *,
+        max_age: float | None = None,
+        offline: str | None = None,
+        fill: bool | None = None,
+        partial: bool | None = None,
+    ) -> MountedStore:
+        """Return a view of this store with other settings for some calls.
+
+        Parameters
+        ----------
+        max_age
+            Seconds for which a copy is used without asking.
+        offline
+            "auto", "always", "never" or "prefer".
+        fill
+            False to keep nothing of what is read.
+        partial
+            True to let a query end quietly where upstream may hold more.
+        """
+        view = MountedStore.__new__(MountedStore)
+        view.__dict__.update(self.__dict__)
+        _ = self.mount
+        view.__dict__.update(self.__dict__)
+        options = self._options
+        view._options = replace(
+            options,
+            max_age=options.max_age if max_age is None else max_age,
+            offline=options.offline if offline is None else check_offline(offline),
+            fill=options.fill if fill is None else fill,
+            partial=options.partial if partial is None else partial,
+        )
+        return view
+
+    def is_offline(self) -> bool:
+        """Whether upstream is left alone now, after a failure or by `offline="always"`."""
+        return self._options.offline == "always" or self._remote.is_resting()
+
+    # -- reading -------------------------------------------------------------------------
+
+    def _short(self, key: str) -> str | None:
+        """Return the catalog's name of a key, None if it lies outside the mount point."""
+        if not isinstance(key, str):
+            check_key(key)
+        if key.startswith(self.mount_point) and len(key) > len(self.mount_point):
+            return key[len(self.mount_point) :]
+        return None
+
+    def get(self, key: str) -> Value:
+        return self._value(key, data=False)
+
+    def _value(self, key: str, *, data: bool) -> Value:
+        short = self._short(key)
+        if short is None:
+            self._check(key)
+            return self.backing_store.get(key)
+        if (overlay := self._overlay_) is None:
+            overlay = self._overlay
+        if self._mirror is not None:
+            self._agree(short)
+        try:
+            return overlay.value(short, self._options, data=data)
+        except KeyError:
+            self._check(key)
+            raise KeyError(key) from None
+
+    def get_data(self, key: str) -> io.BufferedIOBase:
+        return self._value(key, data=True).data
+
+    def get_metadata(self, key: str, select: Iterable[str] | None = None) -> dict[str, Any]:
+        short = self._short(key)
+        if short is None:
+            self._check(key)
+            return self.backing_store.get_metadata(key, select)
+        self._agree(short)
+        try:
+            return select_from(self._overlay.metadata(short, self._options), select)
+        except KeyError:
+            self._check(key)
+            raise KeyError(key) from None
+
+    def exists(self, key: str) -> bool:
+        try:
+            self.get_metadata(key, ())
+        except KeyError:
+            return False
+        return True
+
+    def query(
+        self, select: Iterable[str] | None = None, **kwargs: Any
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Iterate over (key, metadata) of the merged view; see `AbstractReadOnlyStore.query`.
+
+        While upstream is out of reach and isn't known in full, what is known comes first,
+        then StoreUnavailableError; ``with_options(partial=True)`` leaves the error out.
+        """
+        names = None if select is None else list(select)
+        return ((key, select_from(metadata, names)) for key, metadata in self._view(kwargs, None))
+
+    def query_keys(self, **kwargs: Any) -> Iterator[str]:
+        return (key for key, _ in self._view(kwargs, None))
+
+    def glob(self, pattern: str) -> Iterator[str]:
+        point = self.mount_point
+        if not point:
+            return (key for key, _ in self._view({}, pattern))
+        from mountcache.local.catalog import matcher
+
+        matches = matcher({}, pattern)
+        return (key for key, _ in self._view({}, None) if matches(key, {}))
+
+    def _view(
+        self, where: dict[str, Any], pattern: str | None
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        point = self.mount_point
+        self._agree()
+        if point:
+            yield from (
+                (key, metadata)
+                for key, metadata in self._beyond(where)
+                if not key.startswith(point) or key == point
+            )
+        for key, metadata in self._overlay.view(where, self._options, pattern):
+            yield point + key, metadata
+
+    def _beyond(self, where: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Iterate over upstream's answer, for the keys outside the mount point."""
+        try:
+            yield from self._remote.ask(
+                lambda: list(self.backing_store.query(**where)), self._options.offline
+            )
+        except StoreUnavailableError:
+            if self._options.offline == "never":
+                raise
+
+    # -- changing ------------------------------------------------------------------------
+
+    def _mine(self, key: str) -> str:
+        """Return the catalog's name of a key that is to be changed."""
+        self._check(key)
+        short = self._short(key)
+        if short is None:
+            raise ReadOnlyKeyError(
+                f"{key!r} lies outside the mount point {self.mount_point!r}, where nothing can "
+                "be written"
+            )
+        return short
+
+    def _check(self, key: str) -> None:
+        check = getattr(self.backing_store, "check_key", check_key)
+        check(key)
+
+    def set(
+        self,
+        key: str,
+        value: Value | tuple[Readable, Mapping[str, Any]],
+        buffer_size: int = 1048576,
+        *,
+        base: Base = None,
+    ) -> None:
+        data, metadata = unpack(value)
+        meta = spelling(metadata)
+        self._write(key, data=data, meta=meta, base=base, buffer_size=buffer_size)
+
+    def set_data(
+        self, key: str, data: Readable, buffer_size: int = 1048576, *, base: Base = None
+    ) -> None:
+        self._write(key, data=data, base=base, buffer_size=buffer_size)
+
+    def set_metadata(self, key: str, metadata: Mapping[str, Any], *, base: Base = None) -> None:
+        self._write(key, meta=spelling(metadata), base=base)
+
+    def update_metadata(
+        self, key: str, metadata: Mapping[str, Any], *, base: Base = None
+    ) -> None:
+        self._write(key, merge=parse(spelling(metadata)), base=base)
+
+    def _write(
+        self,
+        key: str,
+        *,
+        data: Readable | None = None,
+        meta: str | None = None,
+        merge: dict[str, Any] | None = None,
+        base: Base = None,
+        buffer_size: int = 1048576,
+    ) -> None:
+        short = self._mine(key)
+        self._agree(short)
+        if data is None or meta is None:
+            row = self._learn(short)
+            if data is None and self._mirror is not None and merged_meta(row) is not None:
+                # A store that knows no edits of metadata alone gets a real copy.
+                data = self.get_data(key)
+                meta = merged_meta(row) if meta is None else meta
+        self.mount.staging.write(
+            short,
+            self._announce(short),
+            data=data,
+            meta=meta,
+            merge=merge,
+            base=base,
+            buffer_size=buffer_size,
+        )
+        self._agree(short)
+
+    def delete(self, key: str, *, base: Base = None) -> None:
+        """Stage a delete: the key is gone here, and upstream once that is pushed.
+
+        A key that is only here is gone outright. KeyError if it is nowhere.
+        """
+        short = self._mine(key)
+        self._agree(short)
+        self._learn(short)
+        try:
+            self.mount.staging.delete(short, self._announce(short), base=base)
+        except KeyError:
+            raise KeyError(key) from None
+        self._agree(short)
+
+    def _learn(self, short: str) -> Row:
+        """Ask upstream about a key that nothing is known of here."""
+        mount = self.mount
+        row = mount.staging.row(short, mounted=True)
+        known = row.edit is not None or row.copy is not None or row.entry is not None
+        if known or mount.catalog.handed(short) is not None:
+            return row
+        try:
+            self._overlay.metadata(short, self._options)
+        except KeyError:
+            return row
+        return mount.staging.row(short, mounted=True)
+
+    def transaction(self, notes: str) -> AbstractContextManager[object]:
+        """Return a context manager in which changes are committed together, or not at all.
+
+        It remembers what it read, and raises ConflictError at its end, with nothing
+        committed, if any of that was changed here meanwhile.
+        """
+        return self._agreed_transaction(notes) if self._mirror else self._transaction(notes)
+
+    def _transaction(self, notes: str) -> AbstractContextManager[object]:
+        return self.mount.staging.transaction(self, notes)
+
+    @contextmanager
+    def _agreed_transaction(self, notes: str) -> Iterator[object]:
+        self._agree()
+        with self._transaction(notes) as transaction:
+            yield transaction
+        self._agree()
+
+    def mv(self, old: str, new: str) -> None:
+        """Stage a rename: the key under its new name, and a delete of the old one.
+
+        The delete isn't pushed before the new name is upstream.
+
+        Raises
+        ------
+        KeyError
+            If `old` isn't there.
+        ConflictError
+            If `new` is.
+        """
+        mine, theirs = self._mine(old), self._mine(new)
+        if self.exists(new):
+            raise ConflictError(f"{new!r} is there already; delete it first", key=new)
+        with self.transaction(f"Renaming {old} to {new}"):
+            like = self._with_bytes(mine, old)
+            self.mount.staging.write_content(theirs, self._announce(theirs), like)
+            self.mount.staging.delete(mine, self._announce(mine), partner=theirs)
+
+    def _with_bytes(self, short: str, key: str) -> Edit:
+        """Return a key as an edit whose bytes are in the store for good."""
+        mount = self.mount
+        row = mount.staging.row(short, mounted=True)
+        if row.edit is not None and row.edit.kind == "put":
+            return row.edit
+        if merged_meta(row) is None and row.edit is not None:
+            raise KeyError(key)
+        with self._value(key, data=True).data as data:
+            while data.read(1048576):
+                pass
+        row = mount.staging.row(short, mounted=True)
+        copy = row.copy
+        if copy is None or not self._overlay.is_sound(copy):
+            raise StoreUnavailableError(
+                f"the data of {key!r} can't be kept here, so it can't be renamed; make room first"
+            )
+        mount.catalog.content.sync_file(copy.content)
+        meta = row.edit.meta if row.edit is not None else copy.meta
+        like = Edit(
+            short, 0, "put", copy.content, copy.sha256, copy.size, meta, None,
+            binding.UNKNOWN_BASE, 0, None, self._author, 0.0, "",
+        )  # fmt: skip
+        return like
+
+    # -- the verbs of a mount ------------------------------------------------------------
+
+    def staged(self) -> Iterator[StagedEdit]:
+        """Iterate over what is staged, in the order of its making; asks nobody."""
+        self._agree()
+        return staged(self.mount)
+
+    def push(self, key: str) -> PushResult:
+        """Push the staged edit of one key.
+
+        Returns
+        -------
+        PushResult
+            With outcome "already there" if nothing is staged.
+
+        Raises
+        ------
+        KeyError
+            If the key is nowhere, or outside the mount point.
+        ConflictError
+            If upstream isn't what the edit was made from. It stays staged.
+        StoreError
+            If it can't be sent now. It stays staged.
+        """
+        short = self._short(key)
+        if short is None:
+            raise ReadOnlyKeyError(f"{key!r} lies outside the mount point {self.mount_point!r}")
+        mount = self.mount
+        self._agree(short)
+        row = mount.catalog.row(short)
+        if row.edit is None and row.op is None:
+            if not self.exists(key):
+                raise KeyError(key)
+            return PushResult(key, "already there", "nothing is staged for it")
+        report = push_mount(mount, [short], workers=1, take_unbased=True)
+        if not report.results:
+            return PushResult(key, "pushed", "an earlier push of it had arrived")
+        result = report.results[0]
+        match result.outcome:
+            case "pushed" | "already there" | "stored differently":
+                return result
+            case "conflict":
+                conflict = result.conflict
+                raise ConflictError(
+                    f"{key!r}: {result.message}",
+                    key=key,
+                    expected=conflict.base if conflict else None,
+                    found=conflict.upstream.version if conflict else None,
+                )
+            case "blocked":
+                raise AuthorizationError(result.message)
+            case _:
+                raise result.error or StoreError(f"{key!r}: {result.message}")
+
+    def revert(self, key: str) -> list[str]:
+        """Discard the staged edit of a key: it is upstream's again.
+
+        Returns
+        -------
+        list of str
+            The keys that are upstream's again: two, if the edit was half of a rename.
+
+        Raises
+        ------
+        KeyError
+            If nothing is staged for it.
+        PushInProgressError
+            If it is being pushed.
+        StoreUnavailableError
+            If a push of it had no answer, and upstream can't be asked what became of it.
+        """
+        short = self._mine(key)
+        mount = self.mount
+        mount.staging.refuse_in_transaction("revert")
+        self._settle_before_revert(short)
+        before = {short: mount.catalog.row(short)}
+        if before[short].edit is None:
+            raise KeyError(key)
+        reverted = mount.journal.revert(short)
+        self._agree(*reverted)
+        for name in reverted:
+            self._announce_revert(name, before.get(name))
+        return [mount.full(name) for name in reverted]
+
+    def _settle_before_revert(self, short: str) -> None:
+        mount = self.mount
+        if mount.catalog.row(short).op is None:
+            return
+        in_progress = PushInProgressError(
+            f"{mount.full(short)!r} is being pushed; wait for the push to end, then revert"
+        )
+        try:
+            with mount.journal.pushing(wait=0.0):
+                mount.journal.abandon_dead()
+                op = mount.catalog.row(short).op
+                if op is not None and op.state == "sending":
+                    raise in_progress
+                if op is not None:
+                    Sender(mount).settle(op, send=False)
+        except StoreBusyError:
+            raise in_progress from None
+
+    def _announce_revert(self, name: str, before: Row | None) -> None:
+        now = self.mount.catalog.row(name)
+        there = merged_meta(now)
+        was_there = before is not None and merged_meta(before) is not None
+        key = self.mount.full(name)
+        if there is not None:
+            kind = StoreUpdateEvent if was_there else StoreSetEvent
+            self._emit(kind(key=key, metadata=parse(there)))
+        elif was_there and before is not None:
+            self._emit(StoreDeleteEvent(key=key, metadata=parse(merged_meta(before) or "{}")))
+
+    def drop(self, key: str) -> None:
+        """Forget the clean copy of a key; upstream keeps it.
+
+        Raises
+        ------
+        StoreError
+            If it is staged: `revert` discards edits.
+        KeyError
+            If there is no copy.
+        """
+        short = self._mine(key)
+        mount = self.mount
+        mount.staging.refuse_in_transaction("drop")
+        if mount.catalog.row(short).edit is not None:
+            raise StoreError(f"{key!r} is staged, and only here; revert it or push it first")
+        if not mount.catalog.drop_copy(short):
+            raise KeyError(key)
+
+    def rebind(self, url: str) -> None:
+        """Move the local store to another upstream.
+
+        What is staged stays; what it was made from counts as unknown unless its digest says
+        that the new upstream holds the same. Copies are compared at their next read.
+
+        Parameters
+        ----------
+        url
+            The identity of the backing store that this mount has now.
+        """
+        backing = self.backing_store
+        identity = backing.identity if isinstance(backing, SupportsIdentity) else None
+        if identity is None or identity.rstrip("/") != url.rstrip("/"):
+            raise StoreError(
+                f"this mount's backing store is {identity!r}, not {url!r}; make the mount with "
+                "the new backing store first"
+            )
+        with self._opening:
+            binding.rebind(self._local.catalog, identity, self.mount_point)
+            self._mount_ = None
+
+    def update_index(self) -> None:
+        """Read upstream's index now, if it has one; raises as a read does."""
+        self._remote.update_index(self._options.offline)
+
+    def open(self, key: str, mode: str = "rb") -> io.BufferedIOBase:
+        """Open a key as a binary file: "rb" to read it, "wb" to replace its data at close."""
+        if mode == "rb":
+            return self.get_data(key)
+        if mode != "wb":
+            raise ValueError(f"a key is opened with 'rb' or 'wb', not {mode!r}")
+        self._mine(key)
+        return _Writer(self, key)
+
+    def stats(self) -> dict[str, int]:
+        """Return counts of keys and bytes, staged and cached."""
+        con = self.mount.catalog.content.connection()
+        names = ("staged_keys", "staged_bytes", "cached_keys", "cached_bytes", "known_keys")
+        row = con.execute(
+            "SELECT (SELECT count(*) FROM edit),"
+            " (SELECT value FROM state WHERE name = 'staged_bytes'),"
+            " (SELECT count(*) FROM copy),"
+            " (SELECT value FROM state WHERE name = 'clean_bytes')"
+        ).fetchone()
+        counts = (*row, self.mount.catalog.count_upstream())
+        return dict(zip(names, counts, strict=True))
+
+    def _warn_of_slash(self) -> None:
+        if self.mount_point and not self.mount_point.endswith("/"):
+            warnings.warn(
+                f"the mount point {self.mount_point!r} doesn't end in '/': it is a plain prefix",
+                stacklevel=3,
+            )
+
+
+class _Writer(io.BytesIO):
+    """Collects what is written, and sets it at close."""
+
+    def __init__(self, store: MountedStore, key: str) -> None:
+        super().__init__()
+        self._store = store
+        self._key = key
+
+    def close(self) -> None:
+        if not self.closed:
+            self.seek(0)
+            self._store.set_data(self._key, io.BytesIO(self.getvalue()))
+        super().close()
+
+

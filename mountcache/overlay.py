@@ -1,0 +1,621 @@
+"""How a key is read through a mount: staged, cached, or upstream's.
+
+A warm read is one statement. Everything else asks upstream through `Remote`, which knows when
+to leave it alone, and downloads through `mountcache.sync.fetch`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mountcache.abc import (
+    ABSENT,
+    Facts,
+    NotModified,
+    SupportsIndex,
+    SupportsRevalidation,
+    SupportsVersions,
+    Value,
+    chunks,
+    facts_of,
+)
+from mountcache.errors import IndexUnreadableError, StoreUnavailableError
+from mountcache.jsonform import content_version, parse, spelling
+from mountcache.local.decide import copy_version, seen_of_copy, seen_of_entry
+from mountcache.local.records import Copy, Edit, Entry, Row, Seen
+from mountcache.local.value import Snapshot
+from mountcache.sync import fetch
+from mountcache.sync.mount import Mount
+from mountcache.sync.remote import Offline, Remote
+
+__all__ = ["Options", "Overlay"]
+
+_DAY = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How reads go about it."""
+
+    max_age: float | None = None
+    """Seconds for which a copy is used without asking; None: as upstream says."""
+    offline: Offline = "auto"
+    fill: bool = True
+    """Whether what is read is kept."""
+    partial: bool = False
+    """Whether a query may leave out what can't be known."""
+
+
+class Overlay:
+    """The reads of one mount. Keys are the catalog's, without the mount point."""
+
+    def __init__(self, mount: Mount, remote: Remote) -> None:
+        self._mount = mount
+        self._catalog = mount.catalog
+        self._remote = remote
+        backing = mount.backing
+        self._indexed = isinstance(backing, SupportsIndex) and backing.poll is not None
+        self._versioned = isinstance(backing, SupportsVersions)
+
+    # -- values --------------------------------------------------------------------------
+
+    def warm(self, key: str, options: Options) -> Snapshot | None:
+        """Return the value of a key that is here and needs no question; None otherwise."""
+        (
+            kind, edit_meta, edit_version, edit_size, edit_sha, edit_at, edit_content,
+            meta, version, size, sha, modified, checked, expires, boot, matches, seen,
+            present, entry_meta, entry, content, index_checked, _validators, *stored,
+        ) = self._catalog.hit(key)  # fmt: skip
+        if kind is not None:
+            if kind != "put" or stored[0] is None:
+                return None
+            return self._opened(
+                key, stored, edit_content, edit_meta, version=edit_version, size=edit_size,
+                sha256=edit_sha, modified=edit_at, source="staged",
+            )  # fmt: skip
+        if content is None or stored[0] is None or boot != self._catalog.content.boot:
+            return None
+        now = self._mount.clock()
+        age = now - checked
+        if options.offline != "prefer":
+            if self._indexed:
+                if not present or not matches or not self._index_holds(index_checked, now, options):
+                    return None
+                if entry is not None and (sha is None or entry_meta is None):
+                    return None
+                if not 0 <= age < _DAY and not _promises(entry):
+                    return None
+                meta = entry_meta
+            elif present == 0 or not _is_fresh(now, checked, expires, options.max_age):
+                return None
+        self._catalog.use(key)
+        self._catalog.hand_out(key, Seen(version, sha, meta, entry))
+        return self._opened(
+            key, stored, content, meta, version=version or None, size=size, sha256=sha,
+            modified=modified, source="cached", age=max(0.0, age),
+        )  # fmt: skip
+
+    def _opened(
+        self, key: str, stored: list[Any], content: str, meta: str, **facts: Any
+    ) -> Snapshot | None:
+        try:
+            stream = self._catalog.content.open((stored[0], stored[1], stored[2]))
+        except FileNotFoundError:
+            return None  # the slow path says what is missing
+        if facts["version"] is None:
+            facts["version"] = content_version(facts["sha256"], parse(meta))
+        return Snapshot(key, meta, stream=stream, **facts)
+
+    def _index_holds(self, checked: float | None, now: float, options: Options) -> bool:
+        if checked is None:
+            return False
+        return self._remote.index_is_current(options.max_age)
+
+    def value(self, key: str, options: Options, *, data: bool = False) -> Value:
+        """Return the value of a key.
+
+        Parameters
+        ----------
+        data
+            Whether its data will be read in any case, so that one request can bring all.
+
+        Raises
+        ------
+        KeyError
+            If it isn't there.
+        StoreUnavailableError
+            If that can't be known now.
+        """
+        if self._mount.staging.current() is None:
+            warm = self.warm(key, options)
+            if warm is not None:
+                return warm
+        row = self._mount.staging.row(key, mounted=True)
+        if row.edit is not None:
+            return self._staged(row, row.edit, options)
+        row = self._with_sound_copy(row)
+        if self._indexed:
+            return self._indexed_value(key, options)
+        return self._asked_value(row, options, data=data)
+
+    # -- staged --------------------------------------------------------------------------
+
+    def _staged(self, row: Row, edit: Edit, options: Options) -> Value:
+        if edit.kind == "del":
+            raise KeyError(row.key)
+        if edit.kind == "put":
+            return Snapshot(
+                row.key, edit.meta, stream=self._mount.staging.open_edit(edit),
+                version=edit.version, size=edit.size, sha256=edit.sha256, modified=edit.at,
+            )  # fmt: skip
+        row = self._with_sound_copy(row)
+        stale = False
+        copy = row.copy
+        if copy is not None and not _is_base(copy, edit):
+            copy = None
+        if copy is not None:
+            return Snapshot(
+                row.key, edit.meta, stream=self._catalog.open_copy(copy), version=edit.version,
+                size=copy.size, sha256=copy.sha256, modified=edit.at, stale=stale,
+            )  # fmt: skip
+        size = row.entry.size if row.entry is not None else None
+        return _Borrowed(self, row, edit, options, size)
+
+    def base_value(self, row: Row, options: Options) -> tuple[Value, bool]:
+        """Return upstream's value under a metadata edit, and whether it has moved on."""
+        edit = row.edit
+        assert edit is not None
+        value = self._upstream_value(replace_edit(row), options, data=True)
+        moved = edit.base.version is not None and value.version != edit.base.version
+        return value, moved
+
+    # -- through an index ----------------------------------------------------------------
+
+    def _indexed_value(self, key: str, options: Options) -> Value:
+        stale = self.refresh_index(options)
+        row = self._with_sound_copy(self._mount.staging.row(key, mounted=True))
+        entry, copy = row.entry, row.copy
+        if entry is None or not entry.present:
+            self._catalog.hand_out(key, Seen(ABSENT))
+            if entry is None and not row.complete:
+                raise StoreUnavailableError(
+                    f"upstream can't be reached, so nobody knows whether it has {key!r}"
+                )
+            raise KeyError(key)
+        if copy is not None and _same_bytes(copy, entry):
+            age = self._mount.clock() - copy.checked
+            if not (_promises(entry.entry) or 0 <= age < _DAY or stale):
+                copy = self._reconfirmed(row, copy, entry, options) or copy
+            return self._of_copy(copy, stale=stale, meta=entry.meta)
+        if copy is not None and stale:
+            return self._of_copy(copy, stale=True)
+        self._catalog.hand_out(key, seen_of_entry(entry))
+        return Snapshot(
+            key, entry.meta, source="upstream",
+            fetch=lambda: self._download_indexed(row, entry, options),
+            fetch_range=lambda start, end: self._range(row, None, options, start, end),
+            version=entry.version, size=entry.size or _size_promise(entry), sha256=entry.sha256,
+        )  # fmt: skip
+
+    def _reconfirmed(
+        self, row: Row, copy: Copy, entry: Entry, options: Options
+    ) -> Copy | None:
+        """Ask after a copy that no promise of the index covers; once a day is enough."""
+        try:
+            answer = self._revalidate(row, copy, options)
+        except StoreUnavailableError:
+            if options.offline == "never":
+                raise
+            return None
+        if isinstance(answer, NotModified):
+            self._confirm(copy, facts_of(answer), entry.entry, entry.meta)
+            return None
+        with self._filled(row.key, answer, options, entry):
+            pass
+        return self._catalog.row(row.key).copy
+
+    def _download_indexed(self, row: Row, entry: Entry, options: Options) -> io.BufferedIOBase:
+        full = self._mount.full(row.key)
+        backing = self._mount.backing
+        value = self._remote.ask(lambda: fetch.begin(backing, full), options.offline)
+        return self._filled(row.key, value, options, entry)
+
+    def refresh_index(self, options: Options) -> bool:
+        """Read the index anew if it is due; return True if it couldn't be."""
+        if options.offline in ("always", "prefer") and self._catalog.state("complete"):
+            return not self._remote.index_is_current(options.max_age)
+        if self._remote.index_is_current(options.max_age):
+            return False
+        try:
+            self._remote.update_index(options.offline, max_age=options.max_age)
+        except StoreUnavailableError:
+            if options.offline == "never" or not self._catalog.state("complete"):
+                raise
+            return True
+        except IndexUnreadableError:
+            if not self._catalog.state("complete"):
+                raise
+            return True
+        return False
+
+    # -- by asking -----------------------------------------------------------------------
+
+    def _asked_value(self, row: Row, options: Options, *, data: bool) -> Value:
+        copy = row.copy
+        known = row.entry
+        now = self._mount.clock()
+        usable = copy is not None and not (known is not None and not known.present)
+        if copy is not None and usable and (
+            options.offline == "prefer" or _is_fresh(now, copy.checked, copy.expires, options.max_age)
+        ):
+            return self._of_copy(copy)
+        try:
+            return self._upstream_value(row, options, data=data)
+        except StoreUnavailableError:
+            if options.offline == "never":
+                raise
+            if copy is not None and usable:
+                return self._of_copy(copy, stale=True)
+            return self._offline_value(row)
+
+    def _offline_value(self, row: Row) -> Value:
+        """Return what can be said of a key without upstream."""
+        known = row.entry
+        if known is not None and known.present:
+            self._catalog.hand_out(row.key, seen_of_entry(known))
+            return Snapshot(
+                row.key, known.meta, source="upstream", fetch=lambda: self._not_here(row.key),
+                version=known.version, size=known.size, sha256=known.sha256, stale=True,
+            )  # fmt: skip
+        if row.complete or known is not None:
+            self._catalog.hand_out(row.key, Seen(ABSENT))
+            raise KeyError(row.key)
+        self._not_here(row.key)
+        raise AssertionError("unreachable")
+
+    def _not_here(self, key: str) -> io.BufferedIOBase:
+        raise StoreUnavailableError(
+            f"upstream can't be reached, and {self._mount.full(key)!r} isn't here; read or "
+            "prefetch it while upstream is in reach"
+        )
+
+    def _upstream_value(self, row: Row, options: Options, *, data: bool) -> Value:
+        """Ask upstream for the key; KeyError if it isn't there."""
+        copy, key = row.copy, row.key
+        full, backing = self._mount.full(key), self._mount.backing
+        try:
+            if copy is not None and copy.validators:
+                answer = self._revalidate(row, copy, options)
+                if isinstance(answer, NotModified):
+                    self._confirm(copy, facts_of(answer), copy.entry, copy.meta)
+                    return self._of_copy(copy)
+                value = answer
+            elif data:
+                value = self._remote.ask(lambda: fetch.begin(backing, full), options.offline)
+            else:
+                value = self._remote.ask(lambda: backing.get(full), options.offline)
+        except KeyError:
+            self._catalog.note_entry(key, meta=None)
+            self._catalog.hand_out(key, Seen(ABSENT))
+            raise
+        same = copy is not None and self._is_copy(copy, value)
+        if copy is not None and same:
+            self._confirm(copy, facts_of(value), copy.entry, copy.meta)
+            return self._of_copy(copy)
+        meta = spelling(value.metadata)
+        facts = facts_of(value)
+        version = facts.version if self._versioned else None
+        if not data:
+            self._catalog.note_entry(
+                key, meta=meta, version=version, sha256=facts.sha256, size=value.size
+            )
+        self._catalog.hand_out(key, Seen(version, facts.sha256, meta))
+        return _Upstream(self, row, value, meta, version, options)
+
+    def _is_copy(self, copy: Copy, value: Value) -> bool:
+        """Whether upstream's value is the copy, as far as can be told without its data."""
+        facts = facts_of(value)
+        if self._versioned and facts.version is not None and copy.version is not None:
+            return facts.version == copy.version
+        return facts.sha256 == copy.sha256 and spelling(value.metadata) == copy.meta
+
+    def _revalidate(self, row: Row, copy: Copy, options: Options) -> NotModified | Value:
+        backing, full = self._mount.backing, self._mount.full(row.key)
+        if isinstance(backing, SupportsRevalidation):
+            return self._remote.ask(
+                lambda: backing.revalidate(full, copy.validators), options.offline
+            )
+        return self._remote.ask(lambda: backing.get(full), options.offline)
+
+    def _confirm(self, copy: Copy, facts: Facts, entry: str | None, meta: str) -> None:
+        self._catalog.note_checked(
+            copy,
+            lifetime=facts.lifetime,
+            validators=facts.validators or copy.validators,
+            version=facts.version if facts.version is not None else copy.version,
+            entry=entry,
+            meta=meta,
+        )
+
+    # -- bytes ---------------------------------------------------------------------------
+
+    def _filled(
+        self, key: str, value: Value, options: Options, entry: Entry | None
+    ) -> io.BufferedIOBase:
+        """Return a stream of upstream's data, which is kept on its way through."""
+        if not options.fill:
+            return value.data
+        promise = fetch.Promise()
+        if entry is not None:
+            promise = _promise(entry)
+        return fetch.fill(self._mount, key, value, promise)
+
+    def _range(
+        self,
+        row: Row,
+        value: Value | None,
+        options: Options,
+        start: int,
+        end: int | None,
+    ) -> io.BufferedIOBase:
+        full, backing = self._mount.full(row.key), self._mount.backing
+        if value is None:
+            value = self._remote.ask(lambda: backing.get(full), options.offline)
+        known = value
+        return self._remote.ask(
+            lambda: fetch.open_range(self._mount, row.key, known, start, end), options.offline
+        )
+
+    def _of_copy(self, copy: Copy, *, stale: bool = False, meta: str | None = None) -> Snapshot:
+        self._catalog.use(copy.key)
+        self._catalog.hand_out(copy.key, seen_of_copy(copy))
+        return Snapshot(
+            copy.key, copy.meta if meta is None else meta,
+            stream=self._catalog.open_copy(copy), source="cached", version=copy_version(copy),
+            size=copy.size, sha256=copy.sha256, modified=copy.modified,
+            age=max(0.0, self._mount.clock() - copy.checked), stale=stale,
+        )  # fmt: skip
+
+    def _with_sound_copy(self, row: Row) -> Row:
+        """Return the row less a copy whose bytes have gone or were torn by a crash.
+
+        Clean bytes aren't synced: a copy of an earlier boot is checked at its first read.
+        """
+        copy = row.copy
+        if copy is None:
+            return row
+        if self.is_sound(copy):
+            return row
+        self._catalog.drop_copy(copy.key, content=copy.content)
+        return Row(row.key, row.edit, row.op, None, row.entry, row.complete)
+
+    def is_sound(self, copy: Copy) -> bool:
+        """Whether the bytes of a copy are here and, after a restart, whole."""
+        try:
+            stream = self._catalog.open_copy(copy)
+        except FileNotFoundError:
+            return False
+        with stream:
+            if copy.boot == self._catalog.content.boot:
+                return True
+            found = hashlib.sha256()
+            for chunk in chunks(stream):
+                found.update(chunk)
+        if found.hexdigest() != copy.sha256:
+            return False
+        if not self._catalog.content.readonly:
+            self._catalog.note_sound(copy)
+        return True
+
+    # -- metadata and listings -----------------------------------------------------------
+
+    def metadata(self, key: str, options: Options) -> dict[str, Any]:
+        """Return the metadata of a key; raises as `value` does."""
+        row = self._mount.staging.row(key, mounted=True)
+        if row.edit is not None:
+            if row.edit.kind == "del":
+                raise KeyError(key)
+            return parse(row.edit.meta)
+        if self._indexed:
+            self.refresh_index(options)
+            row = self._mount.staging.row(key, mounted=True)
+            entry = row.entry
+            if entry is not None and entry.present:
+                self._catalog.hand_out(key, seen_of_entry(entry))
+                return parse(entry.meta)
+            self._catalog.hand_out(key, Seen(ABSENT))
+            raise KeyError(key)
+        return self._asked_value(row, options, data=False).metadata
+
+    def view(
+        self, where: dict[str, Any], options: Options, pattern: str | None = None
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Iterate over (key, metadata) of the merged view.
+
+        Raises
+        ------
+        StoreUnavailableError
+            After what is known, if upstream may hold more.
+        """
+        backing = self._mount.backing
+        if not isinstance(backing, SupportsIndex):
+            yield from self._view_by_query(where, options, pattern)
+            return
+        missing: StoreUnavailableError | None = None
+        try:
+            if self._indexed:
+                self.refresh_index(options)
+            else:
+                self._refresh_listing(options)
+        except StoreUnavailableError as error:
+            if options.offline == "never":
+                raise
+            if not self._catalog.state("complete"):
+                missing = error
+        except IndexUnreadableError:
+            if self._indexed:
+                raise
+            yield from self._view_by_query(where, options, pattern)
+            return
+        yield from self._mount.staging.view(where, merged=True, pattern=pattern)
+        if missing is not None and not options.partial:
+            raise StoreUnavailableError(f"this is only what is known here: {missing}") from missing
+
+    def _refresh_listing(self, options: Options) -> None:
+        """Take a listing of upstream in, unless the one before is young enough."""
+        if options.offline == "prefer" and self._catalog.state("complete"):
+            return
+        if options.max_age and self._remote.index_is_current(options.max_age):
+            return
+        self._remote.update_index(options.offline)
+
+    def _view_by_query(
+        self, where: dict[str, Any], options: Options, pattern: str | None
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Merge a query of an upstream that can't list itself."""
+        from mountcache.local.catalog import matcher
+
+        mount = self._mount
+        matches = matcher({}, pattern)
+        skip = len(mount.prefix)
+        try:
+            theirs = self._remote.ask(lambda: list(mount.backing.query(**where)), options.offline)
+        except StoreUnavailableError as error:
+            yield from mount.staging.view(where, merged=True, pattern=pattern)
+            if options.partial:
+                return
+            raise StoreUnavailableError(f"this is only what is known here: {error}") from error
+        mine = dict(mount.staging.view(where, merged=False, pattern=pattern))
+        for full, metadata in theirs:
+            key = full[skip:]
+            if not full.startswith(mount.prefix) or not key or not matches(key, {}):
+                continue
+            row = mount.staging.row(key, mounted=True)
+            if row.edit is None:
+                mine[key] = metadata
+        yield from sorted(mine.items())
+
+
+class _Upstream(Snapshot):
+    """Upstream's value, whose data is kept here on its way through."""
+
+    def __init__(
+        self,
+        overlay: Overlay,
+        row: Row,
+        value: Value,
+        meta: str,
+        version: str | None,
+        options: Options,
+    ) -> None:
+        facts = facts_of(value)
+        super().__init__(
+            row.key,
+            meta,
+            source="upstream",
+            fetch=lambda: overlay._filled(row.key, value, options, None),
+            fetch_range=lambda start, end: overlay._range(row, value, options, start, end),
+            version=version,
+            size=value.size if value.size is not None else facts.size,
+            sha256=facts.sha256,
+            modified=value.modified,
+        )
+        self._value = value
+
+    @property
+    def permissions(self) -> dict[str, Any]:
+        return self._value.permissions
+
+    @property
+    def mimetype(self) -> str:
+        return self._value.mimetype
+
+
+class _Borrowed(Snapshot):
+    """A metadata edit over bytes that only upstream has."""
+
+    def __init__(
+        self, overlay: Overlay, row: Row, edit: Edit, options: Options, size: int | None
+    ) -> None:
+        super().__init__(
+            row.key, edit.meta, fetch=self._borrow, version=edit.version, size=size,
+            modified=edit.at,
+        )  # fmt: skip
+        self._overlay = overlay
+        self._row = row
+        self._options = options
+
+    def _borrow(self) -> io.BufferedIOBase:
+        value, moved = self._overlay.base_value(self._row, self._options)
+        self._stale = self._stale or moved
+        return value.data
+
+    @property
+    def stale(self) -> bool:
+        return self._stale
+
+
+def replace_edit(row: Row) -> Row:
+    """Return the row as if nothing were staged."""
+    return Row(row.key, None, None, row.copy, row.entry, row.complete)
+
+
+def _is_fresh(now: float, checked: float, expires: float | None, max_age: float | None) -> bool:
+    """Whether a copy may be used without asking; one from the future may not."""
+    if max_age is not None:
+        return 0 <= now - checked < max_age
+    return expires is not None and checked <= now < expires
+
+
+def _is_base(copy: Copy, edit: Edit) -> bool:
+    base = edit.base
+    if base.kind == "op":
+        return True
+    if base.version is not None and copy.version is not None:
+        return base.version == copy.version
+    return base.sha256 is None or base.sha256 == copy.sha256
+
+
+def _same_bytes(copy: Copy, entry: Entry) -> bool:
+    return entry.sha256 == copy.sha256 or entry.entry == copy.entry
+
+
+def _promises(entry: str | None) -> bool:
+    """Whether an index entry names a digest of its data."""
+    if entry is None or ('"sha256"' not in entry and '"md5"' not in entry):
+        return False
+    promise = _promise_of(entry)
+    return promise.sha256 is not None or promise.md5 is not None
+
+
+def _promise(entry: Entry) -> fetch.Promise:
+    if entry.entry is None:
+        return fetch.Promise()
+    return _promise_of(entry.entry)
+
+
+def _promise_of(entry: str) -> fetch.Promise:
+    metadata = parse(entry)
+    sha256 = _hex(metadata.get("sha256"), 64)
+    md5 = _hex(metadata.get("md5"), 32)
+    size = metadata.get("size")
+    counts = (sha256 or md5) and isinstance(size, int) and not isinstance(size, bool)
+    return fetch.Promise(size=size if counts else None, sha256=sha256, md5=md5, entry=entry)
+
+
+def _size_promise(entry: Entry) -> int | None:
+    return _promise(entry).size
+
+
+def _hex(value: object, length: int) -> str | None:
+    if isinstance(value, str) and len(value) == length:
+        text = value.lower()
+        if all(c in "0123456789abcdef" for c in text):
+            return text
+    return None
+
+

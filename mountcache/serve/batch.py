@@ -1,0 +1,162 @@
+"""Several conditional writes in one request, all or nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mountcache.abc import ABSENT, Base
+from mountcache.errors import ConflictError, InvalidKeyError
+from mountcache.jsonform import spelling
+from mountcache.keys import check_http_key
+from mountcache.serve.body import Body, MultipartReader, media_type
+from mountcache.serve.served import Served
+from mountcache.serve.wire import Problem, bad, conflict
+
+__all__ = ["BATCH_LIMIT", "Operation", "apply_batch", "read_batch"]
+
+BATCH_LIMIT = 64 * 1048576
+"""Bytes that the body of a batch may have."""
+
+_FIELDS = {"op", "key", "metadata", "if_match", "if_none_match", "part"}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One write of a batch."""
+
+    op: Literal["put", "put-metadata", "delete"]
+    key: str
+    base: Base
+    metadata: dict[str, Any] | None
+    data: bytes | None
+
+
+def read_batch(body: Body, content_type: str | None) -> list[Operation]:
+    """Return the writes that the body of a batch asks for.
+
+    Raises
+    ------
+    Problem
+        If the body is no batch.
+    """
+    kind, boundary = media_type(content_type)
+    if kind == "application/json":
+        pieces = bytearray()
+        while piece := body.read():
+            pieces += piece
+        return _operations(bytes(pieces), [])
+    if kind != "multipart/related":
+        raise Problem(
+            415,
+            "bad-media-type",
+            "The body is of another media type",
+            "a batch is multipart/related: a JSON document, then the data of its puts",
+        )
+    reader = MultipartReader(body, boundary)
+    document = reader.next_part()
+    if document is None:
+        raise bad("the batch has no JSON document")
+    text = document.whole(BATCH_LIMIT)
+    datas = []
+    while (part := reader.next_part()) is not None:
+        datas.append(part.whole(BATCH_LIMIT))
+    return _operations(text, datas)
+
+
+def _operations(text: bytes, datas: list[bytes]) -> list[Operation]:
+    try:
+        asked = json.loads(text)["operations"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        asked = None
+    if not isinstance(asked, list) or not asked:
+        raise bad('the batch isn\'t a JSON object {"operations": [...]} with one at least')
+    found = [_operation(each, number, datas) for number, each in enumerate(asked)]
+    keys: set[str] = set()
+    for each in found:
+        if each.key in keys:
+            raise bad(f"the batch names {each.key!r} twice")
+        keys.add(each.key)
+    parts = sorted(each["part"] for each in asked if each["op"] == "put")
+    if parts != list(range(1, len(datas) + 1)):
+        raise bad(f"the batch has {len(datas)} data parts, but its puts name {parts}")
+    return found
+
+
+def _operation(asked: Any, number: int, datas: list[bytes]) -> Operation:
+    where = f"operation {number} of the batch"
+    if not isinstance(asked, dict) or asked.get("op") not in ("put", "put-metadata", "delete"):
+        raise bad(f'{where} isn\'t an object with "op": "put", "put-metadata" or "delete"')
+    if unknown := asked.keys() - _FIELDS:
+        raise bad(f"{where} has the unknown member {min(unknown)!r}")
+    try:
+        key = check_http_key(asked.get("key"))  # type: ignore[arg-type]  # refuses what isn't str
+    except InvalidKeyError as error:
+        raise bad(f"{where}: {error}") from None
+    part, metadata = asked.get("part"), asked.get("metadata")
+    if asked["op"] == "put":
+        if type(part) is not int or not 1 <= part <= len(datas):
+            raise bad(f'{where} needs "part": the number of its data part, counted from 1')
+    elif part is not None:
+        raise bad(f"{where} is no put, and has no data part")
+    if metadata is not None:
+        spelling(metadata)
+    elif asked["op"] == "put-metadata":
+        raise bad(f'{where} needs "metadata"')
+    data = datas[part - 1] if type(part) is int else None
+    return Operation(asked["op"], key, _base(asked, where), metadata, data)
+
+
+def _base(asked: Mapping[str, Any], where: str) -> Base:
+    if_match, if_none_match = asked.get("if_match"), asked.get("if_none_match", False)
+    if if_none_match not in (True, False) or not isinstance(if_match, str | None):
+        raise bad(f'{where}: "if_match" is a version, "if_none_match" is true')
+    if if_match is not None and if_none_match:
+        raise bad(f'{where} has both "if_match" and "if_none_match"')
+    return ABSENT if if_none_match else if_match
+
+
+def apply_batch(store: Served, operations: list[Operation]) -> list[dict[str, Any]]:
+    """Carry out all writes of a batch in one commit, or none; return what each made.
+
+    Raises
+    ------
+    Problem
+        Names the operation that couldn't be done.
+    """
+    number = 0
+    try:
+        with store.transaction("batch"):
+            results = []
+            for number, each in enumerate(operations):
+                # A read inside the transaction is compared again at its commit.
+                store.exists(each.key)
+                _apply(store, each)
+                version = None if each.op == "delete" else store.version_of(each.key)
+                results.append({"key": each.key, "version": version})
+            number = -1
+    except ConflictError as error:
+        problem = conflict(error.key, error.expected, error.found)
+    except KeyError:
+        key = operations[number].key
+        problem = Problem(404, "no-such-key", "The key isn't there", f"no key {key!r}", key=key)
+    else:
+        return results
+    if number >= 0:
+        problem.members["operation"] = number
+    raise problem
+
+
+def _apply(store: Served, each: Operation) -> None:
+    match each.op:
+        case "put" if each.metadata is not None:
+            store.set(each.key, (io.BytesIO(each.data or b""), each.metadata), base=each.base)
+        case "put":
+            store.set_data(each.key, io.BytesIO(each.data or b""), base=each.base)
+        case "put-metadata":
+            store.set_metadata(each.key, each.metadata or {}, base=each.base)
+        case "delete":
+            store.delete(each.key, base=each.base)

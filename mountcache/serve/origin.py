@@ -1,0 +1,320 @@
+"""The origin: a store as a remote repository over HTTP, an ASGI application.
+
+Both layouts at once: what ``StaticURLStore`` reads (``/data/``, ``/index.json``) and what
+``DynamicURLStore`` does (``/keys/``, ``/query``). Each conditional write is one commit of the
+store. Blocking work runs in threads; the event loop only passes bytes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from itertools import chain
+from typing import TypeVar
+
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from mountcache.errors import IntegrityError
+from mountcache.serve.answers import Answer, answer_to, problem_of
+from mountcache.serve.batch import BATCH_LIMIT, apply_batch, read_batch
+from mountcache.serve.body import Body
+from mountcache.serve.conditions import Conditions, read_verdict
+from mountcache.serve.listing import gzipped, index, key_lines, record_lines
+from mountcache.serve.reading import read_data, read_metadata
+from mountcache.serve.served import Served
+from mountcache.serve.wire import (
+    Problem,
+    Target,
+    accepts,
+    etag,
+    is_loopback_host,
+    parse_query,
+    target_of,
+)
+from mountcache.serve.writing import (
+    METADATA_LIMIT,
+    delete,
+    merge_metadata,
+    put_data,
+    put_metadata,
+)
+
+__all__ = ["OriginApp"]
+
+_logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_HEADER_LIMIT = 16384
+_DRAIN = 8 * 1048576
+_PIECE = 262144
+_READERS = 16
+_WRITERS = 64
+
+
+class OriginApp:
+    """An ASGI application that gives a store to others.
+
+    Parameters
+    ----------
+    store
+        The store.
+    loopback
+        Whether the server is bound to this machine alone: requests whose Host is another
+        name are refused then, as they come from a page that had its name resolve here.
+    """
+
+    def __init__(self, store: Served, *, loopback: bool = True) -> None:
+        self._store = store
+        self._loopback = loopback
+        self._readers = ThreadPoolExecutor(_READERS, "mountcache-read")
+        # Uploads wait for their clients; they must not keep reads from threads.
+        self._writers = ThreadPoolExecutor(_WRITERS, "mountcache-write")
+        self._batches = asyncio.Semaphore(2)
+        self._bodies: set[Body] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    def abort(self) -> None:
+        """End what is still under way: uploads and answers break off. Call it in the loop."""
+        for body in self._bodies:
+            body.abort()
+        for task in self._tasks:
+            task.cancel()
+
+    def close(self) -> None:
+        """Wait for the threads."""
+        self._readers.shutdown()
+        self._writers.shutdown()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"this is an HTTP application, not one of {scope['type']}")
+        task = asyncio.current_task()
+        assert task is not None
+        headers = _joined(scope["headers"])
+        body = Body(receive, headers)
+        self._tasks.add(task)
+        self._bodies.add(body)
+        try:
+            answer = await self._answer(scope, headers, body)
+            if not body.ended and ("content-length" in headers or "transfer-encoding" in headers):
+                await _drain(body, headers)
+            await self._response(scope["method"], answer)(scope, receive, send)
+        finally:
+            self._tasks.discard(task)
+            self._bodies.discard(body)
+
+    async def _answer(self, scope: Scope, headers: Mapping[str, str], body: Body) -> Answer:
+        key = ""
+        try:
+            self._check(scope, headers)
+            target = target_of(scope["raw_path"], scope["method"])
+            key = target.key
+            return await self._routed(scope, target, headers, body)
+        except Exception as error:
+            problem = problem_of(error, key)
+            if problem is None:
+                _logger.exception("%s %s failed", scope["method"], scope["path"])
+                problem = Problem(
+                    500, "internal", "The server failed", "the server failed; its log says why"
+                )
+            return answer_to(problem)
+
+    def _check(self, scope: Scope, headers: Mapping[str, str]) -> None:
+        if sum(len(name) + len(text) for name, text in scope["headers"]) > _HEADER_LIMIT:
+            raise Problem(
+                431,
+                "large-headers",
+                "The header fields are too large",
+                f"header fields may have {_HEADER_LIMIT:,} bytes in all",
+            )
+        host = headers.get("host", "")
+        if self._loopback and not is_loopback_host(host):
+            raise Problem(
+                421,
+                "wrong-host",
+                "The server has another name",
+                f"this server answers to localhost and 127.0.0.1, not to {host!r}; bind it to "
+                "an address of its own to let others in",
+            )
+        origin = headers.get("origin")
+        if (
+            origin is not None
+            and scope["method"] not in ("GET", "HEAD")
+            and origin.partition("://")[2] != host
+        ):
+            raise Problem(
+                403,
+                "cross-site",
+                "A page of another site can't write here",
+                f"the request comes from a page of {origin}",
+            )
+
+    async def _routed(
+        self, scope: Scope, target: Target, headers: Mapping[str, str], body: Body
+    ) -> Answer:
+        store, key, method = self._store, target.key, scope["method"]
+        match target.kind, method:
+            case "health", _:
+                return _json_answer({"status": "ok"})
+            case "index" | "query", _:
+                return await self._listed(scope, target, headers)
+            case "batch", _:
+                return await self._batch(headers, body)
+            case "auth", _:
+                raise Problem(
+                    501,
+                    "no-permissions",
+                    "Permissions aren't kept",
+                    "this server keeps no permissions; whoever can reach it can read and write",
+                    key=key,
+                )
+            case "data", "GET" | "HEAD":
+                return await self._reading(lambda: read_data(key, store.get(key), headers, method))
+            case "metadata", "GET" | "HEAD":
+                return await self._reading(lambda: read_metadata(key, store.get(key), headers))
+            case "data", "PUT":
+                return await self._writing(lambda: put_data(store, key, headers, body))
+            case "metadata", "PUT":
+                body.limit = METADATA_LIMIT
+                return await self._writing(lambda: put_metadata(store, key, headers, body))
+            case "metadata", "POST":
+                body.limit = METADATA_LIMIT
+                return await self._writing(lambda: merge_metadata(store, key, headers, body))
+            case _:
+                return await self._writing(lambda: delete(store, key, headers))
+
+    async def _listed(self, scope: Scope, target: Target, headers: Mapping[str, str]) -> Answer:
+        where = parse_query(scope["query_string"]) if target.kind == "query" else {}
+        lines = target.kind == "query" and accepts(headers.get("accept"), "application/x-ndjson")
+        packed = accepts(headers.get("accept-encoding"), "gzip")
+        # The revision is older than the listing: whoever holds its tag asks again rather
+        # than once too seldom.
+        revision = await self._reading(self._store.revision)
+        variant = f"{revision} {target.kind} {lines} {packed}"
+        tag = hashlib.sha256(variant.encode()).hexdigest()[:40]
+        found = {"ETag": etag(tag), "Vary": "Accept, Accept-Encoding"}
+        match read_verdict(Conditions.of(headers), tag, None):
+            case "not modified":
+                return Answer(304, found)
+            case "failed":
+                raise Problem(
+                    412, "conflict", "The listing is another one", "the listing has changed since"
+                )
+        if target.kind == "index":
+            found["Content-Type"] = "application/json"
+        elif lines:
+            found["Content-Type"] = "application/x-ndjson"
+        else:
+            found["Content-Type"] = "text/plain; charset=utf-8"
+        if packed:
+            found["Content-Encoding"] = "gzip"
+        if scope["method"] == "HEAD":
+            return Answer(200, found)
+
+        def begin() -> Answer:
+            if target.kind == "index":
+                blocks = index(self._store)
+            else:
+                blocks = (record_lines if lines else key_lines)(self._store, where)
+            if packed:
+                blocks = gzipped(blocks)
+            first, second = next(blocks, b""), next(blocks, None)
+            if second is None:
+                return Answer(200, found | {"Content-Length": str(len(first))}, first)
+            return Answer(200, found, blocks=chain((first, second), blocks))
+
+        return await self._reading(begin)
+
+    async def _batch(self, headers: Mapping[str, str], body: Body) -> Answer:
+        body.limit = BATCH_LIMIT
+
+        def carry_out() -> Answer:
+            operations = read_batch(body, headers.get("content-type"))
+            return _json_answer({"results": apply_batch(self._store, operations)})
+
+        async with self._batches:
+            return await self._writing(carry_out)
+
+    async def _reading(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.wrap_future(self._readers.submit(work))
+
+    async def _writing(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.wrap_future(self._writers.submit(work))
+
+    def _response(self, method: str, answer: Answer) -> Response:
+        headers = {**_COMMON, **answer.headers}
+        if method == "HEAD" or answer.status in (204, 304):
+            response = Response(None, answer.status, headers)
+            if "Content-Length" not in headers and "content-length" in response.headers:
+                del response.headers["content-length"]
+            return response
+        if answer.stream is not None:
+            blocks: Iterator[bytes] = _read_on(answer.stream, answer.length)
+        elif answer.blocks is not None:
+            blocks = answer.blocks
+        else:
+            return Response(answer.body, answer.status, headers)
+        return StreamingResponse(self._pieces(blocks), answer.status, headers)
+
+    async def _pieces(self, blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
+        coming: Future[bytes | None] | None = None
+        try:
+            while True:
+                coming = self._readers.submit(next, blocks, None)
+                piece = await asyncio.wrap_future(coming)
+                if piece is None:
+                    return
+                yield piece
+        finally:
+            if coming is not None:
+                # A client that went away may leave a read under way.
+                coming.add_done_callback(lambda _: _close(blocks))
+
+
+_COMMON = {"Mountcache": "1", "Server": "mountcache", "Cache-Control": "no-cache"}
+
+
+def _joined(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for raw_name, raw_text in pairs:
+        name, text = raw_name.decode("latin-1").lower(), raw_text.decode("latin-1")
+        headers[name] = f"{headers[name]}, {text}" if name in headers else text
+    return headers
+
+
+async def _drain(body: Body, headers: Mapping[str, str]) -> None:
+    """Let a client end its upload, so that it hears the answer instead of a reset."""
+    if not body.started and "expect" in headers:
+        return
+    with suppress(Problem):
+        await body.drain(_DRAIN)
+
+
+def _json_answer(document: object) -> Answer:
+    body = json.dumps(document).encode()
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+    return Answer(200, headers, body)
+
+
+def _read_on(stream: io.BufferedIOBase, length: int) -> Iterator[bytes]:
+    with stream:
+        left = length
+        while left:
+            piece = stream.read(min(left, _PIECE))
+            if not piece:
+                # The length was promised: breaking off is the only way left to say so.
+                raise IntegrityError(f"{left:,} of {length:,} bytes are missing")
+            left -= len(piece)
+            yield piece
+
+
+def _close(blocks: Iterator[bytes]) -> None:
+    if isinstance(blocks, Generator):
+        blocks.close()

@@ -1,0 +1,277 @@
+"""Running the origin on a socket, with Granian in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Any, Self
+
+from granian.constants import HTTPModes, Interfaces
+from granian.net import SocketHolder  # type: ignore[attr-defined]  # its stubs hide it
+from granian.server.embed import Server
+
+from mountcache.errors import ConfigurationError
+from mountcache.serve.origin import OriginApp
+from mountcache.serve.served import Served
+
+__all__ = ["Origin", "run_origin"]
+
+_BACKLOG = 512
+_GRACE = 5.0
+"""Seconds that requests under way have when the server stops."""
+
+
+class _Server(Server):
+    """Granian on a socket that is listening already.
+
+    Granian binds its own with SO_REUSEPORT: a second server on a busy port would start
+    without a word and get half of the requests, and port 0 couldn't be asked for.
+    """
+
+    def __init__(self, app: OriginApp, listening: socket.socket) -> None:
+        super().__init__(
+            target=app,
+            interface=Interfaces.ASGINL,
+            http=HTTPModes.http1,
+            websockets=False,
+            backlog=_BACKLOG,
+            log_enabled=False,
+        )
+        self._listening = listening
+
+    def _init_shared_socket(self) -> None:
+        # The server closes the descriptor when it stops.
+        holder: Any = SocketHolder
+        self._shd = holder(self._listening.detach(), False, _BACKLOG)
+        self._ssp = None
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except (OSError, OverflowError) as error:
+        raise ConfigurationError(f"can't listen on {host} port {port}: {error}") from None
+    # What is accepted inherits it; without it small answers wait for the client's ACK.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def _is_loopback(listening: socket.socket) -> bool:
+    host: str = listening.getsockname()[0]
+    return host == "::1" or host.startswith("127.")
+
+
+async def _serve(
+    store: Served,
+    listening: socket.socket,
+    stopping: asyncio.Event,
+    ready: Callable[[], None],
+    grace: float = _GRACE,
+) -> None:
+    app = OriginApp(store, loopback=_is_loopback(listening))
+    server = _Server(app, listening)
+    serving = asyncio.create_task(server.serve())
+    asked = asyncio.create_task(stopping.wait())
+    try:
+        # Connections queue up from here on, whether or not Granian has come so far.
+        ready()
+        await asyncio.wait((serving, asked), return_when=asyncio.FIRST_COMPLETED)
+        stop: Any = server.stop
+        stop()
+        done, _ = await asyncio.wait((serving,), timeout=grace)
+        if not done:
+            app.abort()
+            await asyncio.wait((serving,), timeout=grace)
+    finally:
+        asked.cancel()
+        serving.cancel()
+        with suppress(asyncio.CancelledError):
+            await serving
+        app.close()
+
+
+def run_origin(
+    store: Served,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    ready: Callable[[str], None] | None = None,
+    *,
+    lifeline: int | None = None,
+) -> None:
+    """Serve a store until SIGINT or SIGTERM; requests under way are ended first.
+
+    Call it in the main thread, where signals arrive.
+
+    Parameters
+    ----------
+    store
+        The store.
+    host
+        The address to listen on. Whoever can reach it can read and write.
+    port
+        The port; 0 takes a free one.
+    ready
+        Called with the URL once connections are taken.
+    lifeline
+        The reading end of a pipe: the server stops when its other end is closed, as it is
+        when the parent process dies, in whatever way.
+
+    Raises
+    ------
+    ConfigurationError
+        If the address can't be listened on.
+    DirectoryError
+        If the store can't be opened.
+    """
+    opened = not store.is_connected()
+    if opened:
+        store.connect()
+    try:
+        listening = _listen(host, port)
+        url = _url(listening)
+        asyncio.run(
+            _until_signal(store, listening, lambda: ready(url) if ready else None, lifeline)
+        )
+    finally:
+        if opened:
+            store.disconnect()
+
+
+async def _until_signal(
+    store: Served, listening: socket.socket, ready: Callable[[], None], lifeline: int | None
+) -> None:
+    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def stop() -> None:
+        stopping.set()
+        # A second one is not to be waited for.
+        for each in signals:
+            loop.remove_signal_handler(each)
+        if lifeline is not None:
+            loop.remove_reader(lifeline)
+
+    if lifeline is not None:
+        loop.add_reader(lifeline, stop)
+    for each in signals:
+        loop.add_signal_handler(each, stop)
+    await _serve(store, listening, stopping, ready)
+
+
+@contextmanager
+def _opened(given: Served | str | os.PathLike[str]) -> Iterator[Served]:
+    if not isinstance(given, (str, os.PathLike)):
+        yield given
+        return
+    from mountcache.local.disk import DiskCacheStore
+
+    with DiskCacheStore(given) as store:
+        yield store
+
+
+class Origin:
+    """A server on loopback in a thread of this process, for tests and demonstrations.
+
+    As a context manager it starts and stops. Started again after a stop, it is at the same
+    port.
+
+    Parameters
+    ----------
+    store
+        The store, or the directory of one. A store is left open at the end; a directory is
+        opened at each start and closed at each stop.
+    port
+        The port; 0 takes a free one.
+    """
+
+    def __init__(self, store: Served | str | os.PathLike[str], port: int = 0) -> None:
+        self._given = store
+        self._port = port
+        self._url = ""
+        self._thread: threading.Thread | None = None
+        self._stop: Callable[[], None] = lambda: None
+
+    @property
+    def url(self) -> str:
+        """The root of the server, ending in "/"."""
+        return self._url
+
+    @property
+    def port(self) -> int:
+        """The port of the server; 0 before its first start."""
+        return self._port
+
+    def start(self) -> Self:
+        """Start the server; it takes connections when this returns."""
+        if self._thread is not None:
+            return self
+        listening = _listen("127.0.0.1", self._port)
+        self._port, self._url = listening.getsockname()[1], _url(listening)
+        started = threading.Event()
+        failed: list[BaseException] = []
+        self._thread = threading.Thread(
+            target=self._run, args=(listening, started, failed), name="mountcache-origin"
+        )
+        self._thread.start()
+        started.wait()
+        if failed:
+            self.stop()
+            raise failed[0]
+        return self
+
+    def stop(self) -> None:
+        """Stop the server; requests under way are ended first, idle connections closed."""
+        if self._thread is None:
+            return
+        self._stop()
+        self._thread.join()
+        self._thread = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _run(
+        self, listening: socket.socket, started: threading.Event, failed: list[BaseException]
+    ) -> None:
+        try:
+            with listening, _opened(self._given) as store:
+                asyncio.run(self._main(store, listening, started))
+        except BaseException as error:
+            failed.append(error)
+            if started.is_set():
+                raise
+        finally:
+            started.set()
+
+    async def _main(
+        self, store: Served, listening: socket.socket, started: threading.Event
+    ) -> None:
+        loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+
+        def stop() -> None:
+            # The loop may have ended by itself.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(stopping.set)
+
+        self._stop = stop
+        await _serve(store, listening, stopping, started.set)

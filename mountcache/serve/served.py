@@ -1,0 +1,71 @@
+"""What the origin asks of a store, whoever wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from mountcache.abc import Base, Pushed, Readable, Value
+from mountcache.local.records import StoredRecord
+
+__all__ = ["Served"]
+
+
+class Served(Protocol):
+    """A store with versions that compares and writes in one commit."""
+
+    def connect(self, credentials: Any = None) -> None: ...
+
+    def disconnect(self) -> None: ...
+
+    def is_connected(self) -> bool: ...
+
+    def get(self, key: str) -> Value: ...
+
+    def exists(self, key: str) -> bool: ...
+
+    def version_of(self, key: str) -> Base: ...
+
+    def query_keys(self, **kwargs: Any) -> Iterator[str]: ...
+
+    def records(self) -> Iterator[StoredRecord]:
+        """Iterate by key over what is in the store, its data left out."""
+
+    def revision(self) -> str:
+        """Return what changes with every change of the store."""
+
+    def set_if(
+        self,
+        key: str,
+        value: tuple[Readable, Mapping[str, Any]],
+        base: Base,
+        op_id: str,
+        *,
+        parts: frozenset[str] = ...,
+    ) -> Pushed: ...
+
+    def set_metadata_if(
+        self, key: str, metadata: Mapping[str, Any], base: Base, op_id: str
+    ) -> Pushed: ...
+
+    def delete_if(self, key: str, base: Base, op_id: str) -> Pushed: ...
+
+    def set(
+        self,
+        key: str,
+        value: tuple[Readable, Mapping[str, Any]],
+        buffer_size: int = ...,
+        *,
+        base: Base = ...,
+    ) -> None: ...
+
+    def set_data(
+        self, key: str, data: Readable, buffer_size: int = ..., *, base: Base = ...
+    ) -> None: ...
+
+    def set_metadata(self, key: str, metadata: Mapping[str, Any], *, base: Base = ...) -> None: ...
+
+    def delete(self, key: str, *, base: Base = ...) -> None: ...
+
+    def transaction(self, notes: str) -> AbstractContextManager[object]: ...

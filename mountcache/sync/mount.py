@@ -1,0 +1,53 @@
+"""What a mount joins: the local end and the remote end, as `mountcache.sync` needs them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from mountcache.abc import AbstractReadOnlyStore
+from mountcache.events import BaseEvent
+from mountcache.local.catalog import Catalog
+from mountcache.local.journal import Journal
+from mountcache.local.staging import Announce, Staging
+
+__all__ = ["Mount", "Mounted"]
+
+
+def _nobody(event: BaseEvent) -> None:
+    """Take an event that nobody announces."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mount:
+    """The two ends of a mount."""
+
+    catalog: Catalog
+    """The local end. Its keys lack the mount point."""
+    staging: Staging
+    """The edits of `catalog`."""
+    journal: Journal
+    """The pushes of `catalog`."""
+    backing: AbstractReadOnlyStore
+    """The remote end. Its keys have it."""
+    announce: Callable[[str], Announce]
+    """Who announces a change of a key of the catalog."""
+    prefix: str = ""
+    """The mount point."""
+    clock: Callable[[], float] = time.time
+    emit: Callable[[BaseEvent], None] = _nobody
+    """Announces an event of the MountedStore, with full keys."""
+
+    def full(self, key: str) -> str:
+        """Return the backing store's name of a key of the catalog."""
+        return self.prefix + key
+
+
+class Mounted(Protocol):
+    """A store that can be asked for its two ends."""
+
+    @property
+    def mount(self) -> Mount:
+        """The two ends."""

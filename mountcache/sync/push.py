@@ -1,0 +1,278 @@
+"""Sending staged edits upstream.
+
+A plan says what goes in which order. Each edit is copied into the journal, sent as a
+conditional write, and its answer settled in one commit. A lost reply is not a conflict: what
+upstream shows decides. One failing key stops no other.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from mountcache.abc import SupportsConditionalWrite, SupportsWrite
+from mountcache.errors import (
+    AuthorizationError,
+    ConfigurationError,
+    ReadOnlyStoreError,
+    StoreError,
+)
+from mountcache.events import StoreConflictEvent, StorePushEvent
+from mountcache.local.records import Edit
+from mountcache.sync.mount import Mount, Mounted
+from mountcache.sync.report import POLICIES, Policy, PushReport, PushResult
+from mountcache.sync.send import Sender
+
+__all__ = ["push", "push_mount"]
+
+Progress = Callable[[int, int, str], object]
+
+_EVERY = 0.1
+_MANY_DELETES = 100
+_SOME_DELETES = 10
+
+
+def push(
+    store: Mounted,
+    keys: Iterable[str] | None = None,
+    *,
+    on_conflict: Policy = "fail",
+    workers: int = 8,
+    progress: Progress | None = None,
+    allow_blind: bool = False,
+    max_delete: int | None = None,
+) -> PushReport:
+    """Push staged edits upstream.
+
+    Parameters
+    ----------
+    store
+        A MountedStore.
+    keys
+        The keys to push, with the mount point; all that is staged if None.
+    on_conflict
+        "fail" leaves the edit staged; "ours" replaces exactly what the conflict named;
+        "theirs" discards the edit; "keep-both" pushes mine under a new name;
+        "merge-metadata" merges by name where the bytes agree. Or what is called with the
+        `Conflict` and returns one of these.
+    workers
+        How many edits are on their way at once.
+    progress
+        Called as ``progress(done, total, key)``, at most ten times a second.
+    allow_blind
+        Write without a look where upstream can't compare.
+    max_delete
+        How many keys may be deleted upstream. By default a push of all that is staged
+        deletes at most 10, or a tenth of what upstream holds, or 100.
+
+    Returns
+    -------
+    PushReport
+        One result a key.
+
+    Raises
+    ------
+    ReadOnlyStoreError
+        If upstream can't be written.
+    StoreBusyError
+        If another process is pushing this directory.
+    """
+    mount = store.mount
+    named = None
+    if keys is not None:
+        named = [key.removeprefix(mount.prefix) for key in keys]
+    return push_mount(
+        mount,
+        named,
+        on_conflict=on_conflict,
+        workers=workers,
+        progress=progress,
+        allow_blind=allow_blind,
+        max_delete=max_delete,
+    )
+
+
+def push_mount(
+    mount: Mount,
+    keys: Sequence[str] | None,
+    *,
+    on_conflict: Policy = "fail",
+    workers: int = 8,
+    progress: Progress | None = None,
+    allow_blind: bool = False,
+    max_delete: int | None = None,
+    take_unbased: bool = False,
+) -> PushReport:
+    """Push edits of a catalog; see `push`.
+
+    Parameters
+    ----------
+    keys
+        Keys of the catalog.
+    take_unbased
+        An edit that was set past the mount replaces what upstream shows now.
+    """
+    mount.staging.refuse_in_transaction("push")
+    if isinstance(on_conflict, str) and on_conflict not in POLICIES:
+        raise ConfigurationError(
+            f"{on_conflict!r} is no policy for conflicts; choose one of {', '.join(POLICIES)}"
+        )
+    if workers < 1:
+        raise ValueError(f"a push has at least 1 worker, not {workers}")
+    _check_writable(mount)
+    sender = Sender(
+        mount, on_conflict=on_conflict, allow_blind=allow_blind, take_unbased=take_unbased
+    )
+    with mount.journal.pushing():
+        mount.journal.abandon_dead()
+        for op in mount.catalog.ops():
+            if op.state == "unknown" and (keys is None or op.key in keys):
+                sender.settle(op)
+        edits = _chosen(mount, keys)
+        refused = _brake(mount, edits, max_delete) if keys is None or max_delete is not None else []
+        edits = [edit for edit in edits if edit not in refused]
+        results = [_refusal(mount, edit, len(refused)) for edit in refused]
+        results += _Run(mount, sender, len(edits), progress).all(_groups(edits), workers)
+    return PushReport(tuple(sorted(results, key=lambda each: each.key)))
+
+
+def _check_writable(mount: Mount) -> None:
+    backing = mount.backing
+    writable = isinstance(backing, (SupportsConditionalWrite, SupportsWrite))
+    if not writable or (
+        backing.info().get("readonly") and not isinstance(backing, SupportsConditionalWrite)
+    ):
+        raise ReadOnlyStoreError(
+            f"upstream ({type(backing).__name__}) can only be read; the edits stay staged"
+        )
+
+
+def _chosen(mount: Mount, keys: Sequence[str] | None) -> list[Edit]:
+    if keys is None:
+        return list(mount.catalog.edits())
+    rows = (mount.catalog.row(key) for key in dict.fromkeys(keys))
+    return sorted((row.edit for row in rows if row.edit is not None), key=lambda edit: edit.seq)
+
+
+def _groups(edits: Iterable[Edit]) -> list[list[Edit]]:
+    """Put edits in groups: in order within one, in parallel between them."""
+    groups: dict[int, list[Edit]] = {}
+    for edit in edits:
+        groups.setdefault(edit.group, []).append(edit)
+    return list(groups.values())
+
+
+def _brake(mount: Mount, edits: Sequence[Edit], max_delete: int | None) -> list[Edit]:
+    """Return the deletes that are too many to be meant."""
+    deletes = [edit for edit in edits if edit.kind == "del" and edit.partner is None]
+    if max_delete is not None:
+        return deletes if len(deletes) > max_delete else []
+    if len(deletes) <= _SOME_DELETES:
+        return []
+    known = mount.catalog.count_upstream()
+    if len(deletes) > _MANY_DELETES or len(deletes) * 10 > known:
+        return deletes
+    return []
+
+
+def _refusal(mount: Mount, edit: Edit, count: int) -> PushResult:
+    return PushResult(
+        mount.full(edit.key),
+        "refused",
+        f"one of {count} deletes, more than a push does unasked; allow them with "
+        f"max_delete={count} (--max-delete {count})",
+    )
+
+
+class _Run:
+    """One push: its workers, its progress, its results."""
+
+    def __init__(
+        self, mount: Mount, sender: Sender, total: int, progress: Progress | None
+    ) -> None:
+        self._mount = mount
+        self._sender = sender
+        self._total = total
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._done = 0
+        self._told = 0.0
+        self._blocked = threading.Event()
+
+    def all(self, groups: Sequence[Sequence[Edit]], workers: int) -> list[PushResult]:
+        if len(groups) <= 1 or workers == 1:
+            return [result for group in groups for result in self._group(group)]
+        with ThreadPoolExecutor(min(workers, len(groups)), "mountcache-push") as pool:
+            futures = [pool.submit(self._group, group) for group in groups]
+            try:
+                return [result for future in futures for result in future.result()]
+            except BaseException:
+                # The keys in flight are ended; the others aren't begun.
+                self._blocked.set()
+                for future in futures:
+                    future.cancel()
+                raise
+
+    def _group(self, edits: Sequence[Edit]) -> list[PushResult]:
+        results: dict[str, PushResult] = {}
+        for edit in sorted(edits, key=lambda each: (each.kind == "del", each.seq)):
+            result = self._one(edit, results)
+            results[edit.key] = result
+            self._tell(result)
+        return list(results.values())
+
+    def _one(self, edit: Edit, before: dict[str, PushResult]) -> PushResult:
+        key = self._mount.full(edit.key)
+        if self._blocked.is_set():
+            return PushResult(key, "skipped", "the push was stopped before this key")
+        if edit.kind == "del" and edit.partner is not None:
+            partner = before.get(edit.partner)
+            waiting = self._mount.catalog.row(edit.partner).edit
+            if waiting is not None and waiting.kind != "del":
+                why = partner.message if partner is not None else "it isn't being pushed"
+                return PushResult(
+                    key,
+                    "skipped",
+                    f"half of a rename: not deleted, since {self._mount.full(edit.partner)!r} "
+                    f"isn't upstream yet ({why})",
+                )
+        try:
+            result = self._sender.send(edit)
+        except ReadOnlyStoreError:
+            self._blocked.set()
+            raise
+        except AuthorizationError as error:
+            if error.status == 401:
+                self._blocked.set()
+            result = PushResult(key, "blocked", str(error), error=error)
+            self._mount.journal.failed(edit, str(error))
+        except (StoreError, OSError) as error:
+            result = PushResult(key, "failed", str(error), error=error)
+            self._mount.journal.failed(edit, str(error))
+        return replace(result, key=key)
+
+    def _tell(self, result: PushResult) -> None:
+        if result.conflict is not None and result.outcome == "conflict":
+            self._mount.emit(StoreConflictEvent(key=result.key, conflict=result.conflict))
+        self._mount.emit(
+            StorePushEvent(
+                key=result.key,
+                outcome=result.outcome,
+                version=result.version,
+                grade=result.grade,
+            )
+        )
+        with self._lock:
+            self._done += 1
+            now = time.monotonic()
+            due = now - self._told >= _EVERY or self._done == self._total
+            if due:
+                self._told = now
+            done = self._done
+        if self._progress is not None and due:
+            self._progress(done, self._total, result.key)
+
+

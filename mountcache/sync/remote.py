@@ -1,0 +1,196 @@
+"""The remote end as a mount asks it: when it is left alone, and when its index is read anew."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Literal, TypeVar, cast
+
+from mountcache.abc import SupportsIndex
+from mountcache.errors import ConfigurationError, IndexUnreadableError, StoreUnavailableError
+from mountcache.events import (
+    StoreDeleteEvent,
+    StoreOfflineEvent,
+    StoreSetEvent,
+    StoreUpdateEvent,
+)
+from mountcache.jsonform import parse
+from mountcache.local import listing
+from mountcache.sync.mount import Mount
+
+__all__ = ["Offline", "Remote"]
+
+Offline = Literal["auto", "always", "never", "prefer"]
+OFFLINE = ("auto", "always", "never", "prefer")
+
+_EVENTS = {"set": StoreSetEvent, "update": StoreUpdateEvent, "delete": StoreDeleteEvent}
+
+_logger = logging.getLogger("mountcache")
+_T = TypeVar("_T")
+
+_FIRST_PAUSE = 5.0
+_LONGEST_PAUSE = 300.0
+
+
+class Remote:
+    """The remote end of one mount.
+
+    After a failure it is left alone for a while, so that not each read waits for a time-out
+    of its own: 5 seconds at first, twice as long after each further failure, at most 5 minutes.
+    """
+
+    def __init__(self, mount: Mount) -> None:
+        self.mount = mount
+        self._lock = threading.Lock()
+        self._polling = threading.Lock()
+        self._pause = 0.0
+        self._until = 0.0
+        self._read_since_connect = False
+
+    # -- asking --------------------------------------------------------------------------
+
+    def ask(self, question: Callable[[], _T], offline: Offline) -> _T:
+        """Ask upstream, unless it is to be left alone.
+
+        Raises
+        ------
+        StoreUnavailableError
+            If it can't be reached, or isn't asked at all now.
+        """
+        if offline == "always":
+            raise StoreUnavailableError("this store is set to work offline; set offline='auto'")
+        if offline != "never" and self.is_resting():
+            raise StoreUnavailableError(
+                f"upstream couldn't be reached; it is asked again in {self.rests_for():.0f} s"
+            )
+        try:
+            answer = question()
+        except StoreUnavailableError as error:
+            self._failed(str(error))
+            raise
+        self._succeeded()
+        return answer
+
+    def is_resting(self) -> bool:
+        """Whether upstream is left alone after a failure."""
+        return self._until > 0 and time.monotonic() < self._until
+
+    def rests_for(self) -> float:
+        """Return for how many more seconds upstream is left alone."""
+        return max(0.0, self._until - time.monotonic())
+
+    def wake(self) -> None:
+        """Ask upstream at the next question again."""
+        with self._lock:
+            self._until = 0.0
+
+    def _failed(self, reason: str) -> None:
+        with self._lock:
+            first = self._pause == 0.0
+            self._pause = min(self._pause * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
+            self._until = time.monotonic() + self._pause
+            until = self.mount.clock() + self._pause
+        if first:
+            _logger.info("upstream is out of reach: %s", reason)
+            self.mount.emit(StoreOfflineEvent(reason=reason, until=until))
+
+    def _succeeded(self) -> None:
+        if self._pause:
+            with self._lock:
+                self._pause = self._until = 0.0
+
+    # -- its index -----------------------------------------------------------------------
+
+    @property
+    def poll(self) -> float | None:
+        """How long an index counts as current; None if upstream has no index that is polled."""
+        backing = self.mount.backing
+        return backing.poll if isinstance(backing, SupportsIndex) else None
+
+    def index_is_current(self, max_age: float | None) -> bool:
+        """Whether there is no need to ask for the index again."""
+        checked = self.mount.catalog.state("index_checked")
+        if checked is None:
+            return False
+        limit = self.poll if max_age is None else max_age
+        if limit is None:
+            return False
+        if limit == 0 and max_age is None:
+            return self._read_since_connect
+        return 0 <= self.mount.clock() - checked < limit
+
+    def update_index(self, offline: Offline, *, max_age: float | None = 0.0) -> bool:
+        """Take the index in, unless it is younger than `max_age`; tell whether upstream has one.
+
+        One thread and one process of a directory does it at a time; the others wait for it.
+
+        Raises
+        ------
+        StoreUnavailableError
+            If it can't be reached.
+        IndexUnreadableError
+            If what is there isn't an index. What was known before stays in force.
+        """
+        backing = self.mount.backing
+        if not isinstance(backing, SupportsIndex):
+            return False
+        with self._polling:
+            if max_age != 0.0 and self.index_is_current(max_age):
+                return True
+            lock = self.mount.catalog.content.lock("index")
+            if not lock.acquire(0.0):
+                # Another process is at it; what it finds shows here by itself.
+                if self.mount.catalog.state("index_checked") is not None:
+                    return True
+                if not lock.acquire(60.0):
+                    raise StoreUnavailableError(
+                        f"another process ({lock.holder()}) has been reading the index for a "
+                        "minute; try again"
+                    )
+            try:
+                changes = self._read_index(backing, offline)
+            finally:
+                lock.release()
+        # Listeners run outside all locks: they may ask for the index themselves.
+        for change in changes:
+            self.mount.emit(
+                _EVENTS[change.action](
+                    key=self.mount.full(change.key), metadata=parse(change.meta)
+                )
+            )
+        return True
+
+    def _read_index(self, backing: SupportsIndex, offline: Offline) -> list[listing.Change]:
+        mount, catalog = self.mount, self.mount.catalog
+        complete = catalog.state("complete")
+        doubted = catalog.state("index_doubted")
+        validators = catalog.state("index_validators") if complete and not doubted else None
+        reading = self.ask(lambda: backing.read_index(validators), offline)
+        self._read_since_connect = True
+        if reading is None:
+            listing.note_index_checked(catalog)
+            return []
+        return list(listing.load(catalog, reading, prefix=mount.prefix))
+
+    def poll_until(self, stop: threading.Event, offline: Offline) -> None:
+        """Poll the index every so often until `stop` is set."""
+        period = self.poll
+        if not period:
+            return
+        while not stop.wait(period):
+            try:
+                # Another process may have polled a moment ago: then its answer counts.
+                self.update_index(offline, max_age=period * 0.9)
+            except (StoreUnavailableError, IndexUnreadableError) as error:
+                _logger.info("the index couldn't be polled: %s", error)
+
+
+def check_offline(offline: str) -> Offline:
+    """Return `offline` if it is one of the ways to work offline."""
+    if offline not in OFFLINE:
+        raise ConfigurationError(
+            f"{offline!r} is no way to work offline; choose one of {', '.join(OFFLINE)}"
+        )
+    return cast(Offline, offline)

@@ -1,0 +1,100 @@
+"""What a push says of each key, and of each side of a conflict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mountcache.abc import Base, Grade
+from mountcache.errors import StoreError
+
+__all__ = ["POLICIES", "Conflict", "Outcome", "Policy", "PushReport", "PushResult", "Side"]
+
+Outcome = Literal[
+    "pushed",
+    "already there",
+    "stored differently",
+    "conflict",
+    "failed",
+    "refused",
+    "blocked",
+    "skipped",
+]
+
+POLICIES = ("fail", "ours", "theirs", "keep-both", "merge-metadata")
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of a conflict."""
+
+    label: str
+    """"mine (staged by AUTHOR at TIME)" or "upstream (VERSION, TIME)"."""
+    present: bool
+    """False if this side deleted the key."""
+    version: str | None
+    metadata: Mapping[str, Any] = field(hash=False)
+    sha256: str | None
+    size: int | None
+    at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """An edit and an upstream that neither the edit nor its base explains."""
+
+    key: str
+    base: Base
+    """The version the edit was made from; None if nobody knows."""
+    mine: Side
+    upstream: Side
+
+
+Policy = str | Callable[[Conflict], str]
+"""One of `POLICIES`, or what chooses one for a conflict."""
+
+
+@dataclass(frozen=True, slots=True)
+class PushResult:
+    """What became of one staged edit."""
+
+    key: str
+    outcome: Outcome
+    message: str = ""
+    """What to know, and what to do next."""
+    grade: Grade | None = None
+    """A: compared and written as one step; C: compared just before and verified after, with a
+    short race; D: written without a look."""
+    enforced: bool = False
+    verified: bool = False
+    version: str | None = None
+    conflict: Conflict | None = None
+    error: StoreError | OSError | None = field(default=None, compare=False, repr=False)
+    """What stood in the way, for outcomes "failed" and "blocked"."""
+
+
+@dataclass(frozen=True, slots=True)
+class PushReport:
+    """One result for each key."""
+
+    results: tuple[PushResult, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is left that was to be pushed."""
+        return all(each.outcome in _DONE for each in self.results)
+
+    @property
+    def conflicts(self) -> tuple[PushResult, ...]:
+        """The results that are conflicts."""
+        return tuple(each for each in self.results if each.outcome == "conflict")
+
+    def __getitem__(self, key: str) -> PushResult:
+        for each in self.results:
+            if each.key == key:
+                return each
+        raise KeyError(key)
+
+
+_DONE = frozenset({"pushed", "already there", "stored differently"})

@@ -1,0 +1,373 @@
+"""One edit on its way upstream: look where that is needed, send, settle.
+
+Where upstream compares and writes as one step (grade A) the request itself is the comparison.
+Elsewhere what upstream shows is compared just before, and what was written verified after
+(grade C); between the two lies a short race, which the result names.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mountcache.abc import (
+    Base,
+    Grade,
+    Pushed,
+    SupportsConditionalWrite,
+    SupportsWrite,
+)
+from mountcache.errors import (
+    AuthorizationError,
+    ChangedWhileReadingError,
+    ConflictError,
+    IntegrityError,
+    StoreUnavailableError,
+)
+from mountcache.jsonform import parse
+from mountcache.local.journal import Settled
+from mountcache.local.records import ABSENT_BASE, BaseOf, Edit, Op
+from mountcache.local.value import Snapshot
+from mountcache.sync.conflicts import Resolution, conflict_of, resolve
+from mountcache.sync.judge import Theirs, Verdict, judge
+from mountcache.sync.look import look
+from mountcache.sync.mount import Mount
+from mountcache.sync.report import Policy, PushResult
+
+if TYPE_CHECKING:
+    from mountcache.abc import Value
+
+__all__ = ["Sender"]
+
+_ROUNDS = 4
+_DATA = frozenset({"data"})
+_METADATA = frozenset({"metadata"})
+_BOTH = _DATA | _METADATA
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Sends edits of a mount upstream.
+
+    Parameters
+    ----------
+    mount
+        The two ends.
+    on_conflict
+        What to do with a conflict.
+    allow_blind
+        Write without a look where upstream can't compare.
+    take_unbased
+        An edit that was set past the mount replaces what upstream shows now.
+    """
+
+    mount: Mount
+    on_conflict: Policy = "fail"
+    allow_blind: bool = False
+    take_unbased: bool = False
+
+    @property
+    def _enforces(self) -> bool:
+        backing = self.mount.backing
+        return isinstance(backing, SupportsConditionalWrite) and backing.enforces
+
+    # -- one edit ------------------------------------------------------------------------
+
+    def send(self, edit: Edit) -> PushResult:
+        """Push one edit; the result says what became of it.
+
+        Raises
+        ------
+        StoreUnavailableError, AuthorizationError, UpstreamError, OSError
+            If it couldn't be sent. It is staged as before, or its op is `unknown`.
+        """
+        key = self.mount.full(edit.key)
+        said = ""
+        resolved: Resolution | None = None
+        base = edit.base
+        theirs = self._look_before(edit)
+        for _ in range(_ROUNDS):
+            if base.kind == "op":
+                return PushResult(key, "skipped", "an earlier edit of it is still being pushed")
+            if base.kind == "none" and self.take_unbased:
+                theirs = theirs or self._look(edit)
+                base = _base_of(theirs)
+                said = _unbased(theirs)
+            if theirs is None:
+                attempt = self._attempt(edit, base, base.as_base, _BOTH)
+            else:
+                if judge(edit, theirs, base) is Verdict.UNSURE:
+                    theirs = look(self.mount, edit.key, digest=True)
+                verdict = judge(edit, theirs, base)
+                match verdict:
+                    case Verdict.DONE:
+                        return self._already_there(edit, base, theirs)
+                    case Verdict.YIELD:
+                        return self._yield(edit, theirs, "the edit changed nothing")
+                    case Verdict.CONFLICT | Verdict.UNSURE:
+                        conflict = conflict_of(self.mount, edit, theirs)
+                        resolved = resolve(self.mount, self.on_conflict, conflict, edit, theirs)
+                        if resolved.result is not None:
+                            return replace(resolved.result, conflict=conflict)
+                        assert resolved.edit is not None
+                        edit, base = resolved.edit, resolved.edit.base
+                        if edit.key != conflict.key.removeprefix(self.mount.prefix):
+                            theirs = self._look_before(edit)
+                        said = resolved.message
+                        continue
+                    case _:
+                        parts = _parts(verdict)
+                attempt = self._attempt(edit, base, theirs.as_base, parts)
+            if isinstance(attempt, PushResult):
+                return replace(attempt, message=" ".join(filter(None, (said, attempt.message))))
+            theirs = attempt
+        return PushResult(key, "failed", "upstream changes faster than it can be compared with")
+
+    def _look_before(self, edit: Edit) -> Theirs | None:
+        """Look at upstream first where the request itself can't compare."""
+        if self._enforces and edit.base.kind in ("none", "unknown", "absent", "version"):
+            return None
+        if self.allow_blind and not self._enforces:
+            return None
+        return self._look(edit)
+
+    def _look(self, edit: Edit) -> Theirs:
+        theirs = look(self.mount, edit.key)
+        if judge(edit, theirs) is Verdict.UNSURE:
+            return look(self.mount, edit.key, digest=True)
+        return theirs
+
+    def _attempt(
+        self, edit: Edit, base: BaseOf, expected: Base, parts: frozenset[str]
+    ) -> PushResult | Theirs:
+        """Send one request; return the result, or what upstream shows if it refused."""
+        mount = self.mount
+        op = mount.journal.begin(edit, base, uuid.uuid4().hex)
+        key = mount.full(edit.key)
+        if op is None:
+            return PushResult(key, "skipped", "it was edited again, or is being pushed already")
+        try:
+            pushed = self._request(op, expected, parts)
+        except ConflictError:
+            # Perhaps our own write refused us: what upstream shows decides.
+            try:
+                theirs = look(mount, edit.key, digest=True)
+            except BaseException:
+                mount.journal.refused(op)
+                raise
+            mount.journal.refused(op)
+            return theirs
+        except KeyError:
+            pushed = Pushed(None, enforced=self._enforces)
+        except StoreUnavailableError as error:
+            if not error.maybe_applied:
+                mount.journal.refused(op, str(error))
+                return PushResult(key, "failed", str(error), error=error)
+            mount.journal.unknown(op)
+            return self._after_lost_reply(op, error)
+        except AuthorizationError:
+            mount.journal.refused(op)
+            raise
+        except (FileNotFoundError, IntegrityError) as error:
+            mount.journal.refused(op)
+            return PushResult(
+                key, "failed", f"the staged bytes of {key!r} can't be read: {error}; set it again"
+            )
+        except Exception:
+            # Upstream said no, in so many words: nothing was applied.
+            mount.journal.refused(op)
+            raise
+        except BaseException:
+            # Interrupted in mid-request: the next push asks upstream what became of it.
+            mount.journal.unknown(op)
+            raise
+        return self._settle_pushed(op, pushed)
+
+    def _request(self, op: Op, expected: Base, parts: frozenset[str]) -> Pushed:
+        backing, key = self.mount.backing, self.mount.full(op.key)
+        if not isinstance(backing, SupportsConditionalWrite):
+            assert isinstance(backing, SupportsWrite)
+            return self._plain_request(backing, op, key)
+        base = None if self.allow_blind and not backing.enforces else expected
+        if op.kind == "del":
+            return backing.delete_if(key, base, op.op_id)
+        if op.kind == "meta":
+            return backing.set_metadata_if(key, parse(op.meta), base, op.op_id)
+        return backing.set_if(key, self._value(op), base, op.op_id, parts=parts)
+
+    def _plain_request(self, backing: SupportsWrite, op: Op, key: str) -> Pushed:
+        if op.kind == "del":
+            backing.delete(key)
+        elif op.kind == "meta":
+            backing.set_metadata(key, parse(op.meta))
+        else:
+            backing.set(key, self._value(op))
+        return Pushed(None, enforced=False)
+
+    def _value(self, op: Op) -> Value:
+        assert op.content is not None
+        return Snapshot(
+            op.key,
+            op.meta,
+            stream=self.mount.catalog.open_content(op.content),
+            size=op.size,
+            sha256=op.sha256,
+            modified=op.at,
+        )
+
+    # -- what came of it -----------------------------------------------------------------
+
+    def _settle_pushed(self, op: Op, pushed: Pushed) -> PushResult:
+        mount, key = self.mount, self.mount.full(op.key)
+        grade: Grade = "A" if pushed.enforced else "D" if self.allow_blind else "C"
+        if pushed.enforced:
+            mount.journal.applied(op, Settled(pushed.version, op.meta, pushed.validators))
+            return PushResult(
+                key, "pushed", "", grade, enforced=True, verified=True, version=pushed.version
+            )
+        if self.allow_blind:
+            mount.journal.applied(op, Settled(None, op.meta))
+            return PushResult(key, "pushed", "written without a look at upstream", grade)
+        theirs = self._verify(op)
+        if theirs is None:
+            mount.journal.applied(op, Settled(None, op.meta))
+            return PushResult(
+                key, "pushed", "upstream couldn't be read back to verify it", grade
+            )
+        return self._verified(op, theirs, grade)
+
+    def _verify(self, op: Op) -> Theirs | None:
+        try:
+            return look(self.mount, op.key, digest=op.kind == "put")
+        except (StoreUnavailableError, ChangedWhileReadingError):
+            return None
+
+    def _verified(self, op: Op, theirs: Theirs, grade: Grade) -> PushResult:
+        mount, key = self.mount, self.mount.full(op.key)
+        verdict = judge(op, theirs)
+        if verdict is Verdict.DONE:
+            # Only a look at our very bytes says that this version is ours.
+            certain = op.kind != "put" or theirs.sha256 == op.sha256
+            version = theirs.version if certain and op.kind != "meta" else None
+            mount.journal.applied(
+                op, Settled(version, theirs.meta, theirs.validators if version else "")
+            )
+            return PushResult(
+                key, "pushed", "", grade, verified=certain, version=theirs.version
+            )
+        if op.kind == "put" and theirs.present and verdict is Verdict.UNSURE:
+            mount.journal.applied(op, Settled(None, theirs.meta))
+            return PushResult(key, "pushed", "too large to read back", grade)
+        if op.kind == "put" and theirs.present:
+            mount.journal.applied(op, Settled(None, op.meta))
+            mount.catalog.drop_copy(op.key)
+            return PushResult(
+                key,
+                "stored differently",
+                "upstream shows other bytes or metadata than were sent: it changes what it is "
+                "given, or someone else wrote at the same moment; compare before you go on",
+                grade,
+                version=theirs.version,
+            )
+        mount.journal.refused(op, "upstream took the request but doesn't show it")
+        return PushResult(
+            key, "failed", "upstream took the request but doesn't show what was sent", grade
+        )
+
+    def _already_there(self, edit: Edit, base: BaseOf, theirs: Theirs) -> PushResult:
+        mount, key = self.mount, self.mount.full(edit.key)
+        op = mount.journal.begin(edit, base, uuid.uuid4().hex)
+        if op is None:
+            return PushResult(key, "skipped", "it was edited again, or is being pushed already")
+        mount.journal.applied(op, self._settled(op, theirs))
+        return PushResult(
+            key, "already there", "upstream has it already", verified=True, version=theirs.version
+        )
+
+    def _settled(self, op: Op, theirs: Theirs) -> Settled:
+        """Return what upstream holds, its version only if it is known to be of our bytes."""
+        certain = op.kind != "put" or theirs.sha256 == op.sha256
+        version = theirs.version if certain else None
+        return Settled(version, theirs.meta, theirs.validators if version else "", None)
+
+    def _yield(self, edit: Edit, theirs: Theirs, message: str) -> PushResult:
+        self.mount.journal.yield_to_upstream(edit)
+        return PushResult(
+            self.mount.full(edit.key),
+            "already there",
+            f"{message}; upstream's change stays",
+            version=theirs.version,
+        )
+
+    def _after_lost_reply(self, op: Op, error: StoreUnavailableError) -> PushResult:
+        key = self.mount.full(op.key)
+        message = f"{error}; the next push asks upstream whether it arrived"
+        self.mount.journal.failed_op(op, message)
+        return PushResult(key, "failed", message, error=error)
+
+    # -- an op whose answer never came -----------------------------------------------------
+
+    def settle(self, op: Op, *, send: bool = True) -> None:
+        """Find out what became of an op, and note it.
+
+        1. Upstream shows it: applied.
+        2. Upstream shows its base: it never arrived.
+        3. Others have written since. A server that remembers operation ids tells when it is
+           asked again: what was applied isn't again, and what wasn't is refused, since its
+           base is gone.
+
+        Parameters
+        ----------
+        send
+            Whether the third case may repeat the request.
+
+        Raises
+        ------
+        StoreUnavailableError
+            If upstream can't be asked.
+        """
+        mount = self.mount
+        theirs = look(mount, op.key)
+        if judge(op, theirs) is Verdict.UNSURE:
+            theirs = look(mount, op.key, digest=True)
+        match judge(op, theirs):
+            case Verdict.DONE | Verdict.YIELD:
+                mount.journal.applied(op, self._settled(op, theirs))
+            case Verdict.CONFLICT if send and self._enforces and op.base.as_base is not None:
+                self._ask_again(op)
+            case _:
+                mount.journal.refused(op)
+
+    def _ask_again(self, op: Op) -> None:
+        mount = self.mount
+        try:
+            pushed = self._request(op, op.base.as_base, _BOTH)
+        except (ConflictError, KeyError):
+            mount.journal.refused(op)
+        else:
+            mount.journal.applied(op, Settled(pushed.version, op.meta, pushed.validators))
+
+
+def _parts(verdict: Verdict) -> frozenset[str]:
+    return {Verdict.SEND_DATA: _DATA, Verdict.SEND_METADATA: _METADATA}.get(verdict, _BOTH)
+
+
+def _base_of(theirs: Theirs) -> BaseOf:
+    """Return the base that says: exactly what upstream shows now."""
+    if not theirs.present:
+        return ABSENT_BASE
+    if theirs.version is not None:
+        return BaseOf("version", theirs.version, theirs.sha256, theirs.meta)
+    return BaseOf("digest", None, theirs.sha256, theirs.meta)
+
+
+def _unbased(theirs: Theirs) -> str:
+    if not theirs.present:
+        return ""
+    return (
+        "it was set past the mount, so that nothing says what it was made from: it replaced "
+        f"what upstream showed ({theirs.version or 'no version'})."
+    )
+
+
