@@ -34,10 +34,10 @@ from mountcache.jsonform import parse, spelling
 
 __all__ = [
     "ABSENT",
+    "Absent",
     "AbstractAuthorizingStore",
     "AbstractReadOnlyStore",
     "AbstractStore",
-    "Absent",
     "Base",
     "Facts",
     "Grade",
@@ -780,13 +780,10 @@ def unpack(
     InvalidValueError
         If it is neither a Value nor a pair.
     """
-    if isinstance(value, (bytes, str, Mapping)):
-        pair: Any = ()
-    else:
-        try:
-            pair = (value.data, value.metadata) if hasattr(value, "metadata") else tuple(value)
-        except TypeError:
-            pair = ()
+    given: Any = value
+    if hasattr(given, "data") and hasattr(given, "metadata"):
+        return given.data, given.metadata
+    pair = tuple(given) if isinstance(given, (tuple, list)) else ()
     if len(pair) != 2:
         raise InvalidValueError(
             f"a value is a Value or a pair (stream, metadata), not {type(value).__name__}; "

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -45,6 +44,7 @@ from mountcache.events import (
 from mountcache.jsonform import parse, spelling
 from mountcache.keys import check_key
 from mountcache.local import binding
+from mountcache.local.catalog import matcher
 from mountcache.local.decide import merged_meta
 from mountcache.local.mirror import Mirror, mirrored
 from mountcache.local.records import Edit, Row, StagedEdit
@@ -263,8 +263,6 @@ class MountedStore(AbstractStore):
 
     def _short(self, key: str) -> str | None:
         """Return the catalog's name of a key, None if it lies outside the mount point."""
-        if not isinstance(key, str):
-            check_key(key)
         if key.startswith(self.mount_point) and len(key) > len(self.mount_point):
             return key[len(self.mount_point) :]
         return None
@@ -327,8 +325,6 @@ class MountedStore(AbstractStore):
         point = self.mount_point
         if not point:
             return (key for key, _ in self._view({}, pattern))
-        from mountcache.local.catalog import matcher
-
         matches = matcher({}, pattern)
         return (key for key, _ in self._view({}, None) if matches(key, {}))
 
@@ -393,9 +389,7 @@ class MountedStore(AbstractStore):
     def set_metadata(self, key: str, metadata: Mapping[str, Any], *, base: Base = None) -> None:
         self._write(key, meta=spelling(metadata), base=base)
 
-    def update_metadata(
-        self, key: str, metadata: Mapping[str, Any], *, base: Base = None
-    ) -> None:
+    def update_metadata(self, key: str, metadata: Mapping[str, Any], *, base: Base = None) -> None:
         self._write(key, merge=parse(spelling(metadata)), base=base)
 
     def _write(
@@ -511,11 +505,10 @@ class MountedStore(AbstractStore):
             )
         mount.catalog.content.sync_file(copy.content)
         meta = row.edit.meta if row.edit is not None else copy.meta
-        like = Edit(
+        return Edit(
             short, 0, "put", copy.content, copy.sha256, copy.size, meta, None,
             binding.UNKNOWN_BASE, 0, None, self._author, 0.0, "",
         )  # fmt: skip
-        return like
 
     # -- the verbs of a mount ------------------------------------------------------------
 
@@ -696,13 +689,6 @@ class MountedStore(AbstractStore):
         counts = (*row, self.mount.catalog.count_upstream())
         return dict(zip(names, counts, strict=True))
 
-    def _warn_of_slash(self) -> None:
-        if self.mount_point and not self.mount_point.endswith("/"):
-            warnings.warn(
-                f"the mount point {self.mount_point!r} doesn't end in '/': it is a plain prefix",
-                stacklevel=3,
-            )
-
 
 class _Writer(io.BytesIO):
     """Collects what is written, and sets it at close."""
@@ -717,5 +703,3 @@ class _Writer(io.BytesIO):
             self.seek(0)
             self._store.set_data(self._key, io.BytesIO(self.getvalue()))
         super().close()
-
-

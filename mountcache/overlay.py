@@ -25,11 +25,13 @@ from mountcache.abc import (
 )
 from mountcache.errors import IndexUnreadableError, StoreUnavailableError
 from mountcache.jsonform import content_version, parse, spelling
+from mountcache.local.catalog import matcher
 from mountcache.local.decide import copy_version, seen_of_copy, seen_of_entry
 from mountcache.local.records import Copy, Edit, Entry, Row, Seen
 from mountcache.local.value import Snapshot
 from mountcache.sync import fetch
 from mountcache.sync.mount import Mount
+from mountcache.sync.promise import promise_of
 from mountcache.sync.remote import Offline, Remote
 
 __all__ = ["Options", "Overlay"]
@@ -67,8 +69,8 @@ class Overlay:
         """Return the value of a key that is here and needs no question; None otherwise."""
         (
             kind, edit_meta, edit_version, edit_size, edit_sha, edit_at, edit_content,
-            meta, version, size, sha, modified, checked, expires, boot, matches, seen,
-            present, entry_meta, entry, content, index_checked, _validators, *stored,
+            meta, version, size, sha, modified, checked, expires, boot, matches,
+            present, entry_meta, entry, content, *stored,
         ) = self._catalog.hit(key)  # fmt: skip
         if kind is not None:
             if kind != "put" or stored[0] is None:
@@ -83,11 +85,9 @@ class Overlay:
         age = now - checked
         if options.offline != "prefer":
             if self._indexed:
-                if not present or not matches or not self._index_holds(index_checked, now, options):
+                if not present or not matches or not self._remote.index_is_current(options.max_age):
                     return None
-                if entry is not None and (sha is None or entry_meta is None):
-                    return None
-                if not 0 <= age < _DAY and not _promises(entry):
+                if not 0 <= age < _DAY and not promise_of(entry).digest:
                     return None
                 meta = entry_meta
             elif present == 0 or not _is_fresh(now, checked, expires, options.max_age):
@@ -109,11 +109,6 @@ class Overlay:
         if facts["version"] is None:
             facts["version"] = content_version(facts["sha256"], parse(meta))
         return Snapshot(key, meta, stream=stream, **facts)
-
-    def _index_holds(self, checked: float | None, now: float, options: Options) -> bool:
-        if checked is None:
-            return False
-        return self._remote.index_is_current(options.max_age)
 
     def value(self, key: str, options: Options, *, data: bool = False) -> Value:
         """Return the value of a key.
@@ -188,7 +183,7 @@ class Overlay:
             raise KeyError(key)
         if copy is not None and _same_bytes(copy, entry):
             age = self._mount.clock() - copy.checked
-            if not (_promises(entry.entry) or 0 <= age < _DAY or stale):
+            if not (promise_of(entry.entry).digest or 0 <= age < _DAY or stale):
                 copy = self._reconfirmed(row, copy, entry, options) or copy
             return self._of_copy(copy, stale=stale, meta=entry.meta)
         if copy is not None and stale:
@@ -198,12 +193,10 @@ class Overlay:
             key, entry.meta, source="upstream",
             fetch=lambda: self._download_indexed(row, entry, options),
             fetch_range=lambda start, end: self._range(row, None, options, start, end),
-            version=entry.version, size=entry.size or _size_promise(entry), sha256=entry.sha256,
+            version=entry.version, size=entry.size or promise_of(entry.entry).size, sha256=entry.sha256,
         )  # fmt: skip
 
-    def _reconfirmed(
-        self, row: Row, copy: Copy, entry: Entry, options: Options
-    ) -> Copy | None:
+    def _reconfirmed(self, row: Row, copy: Copy, entry: Entry, options: Options) -> Copy | None:
         """Ask after a copy that no promise of the index covers; once a day is enough."""
         try:
             answer = self._revalidate(row, copy, options)
@@ -248,9 +241,11 @@ class Overlay:
         copy = row.copy
         known = row.entry
         now = self._mount.clock()
-        usable = copy is not None and not (known is not None and not known.present)
-        if copy is not None and usable and (
-            options.offline == "prefer" or _is_fresh(now, copy.checked, copy.expires, options.max_age)
+        if known is not None and not known.present:
+            copy = None
+        if copy is not None and (
+            options.offline == "prefer"
+            or _is_fresh(now, copy.checked, copy.expires, options.max_age)
         ):
             return self._of_copy(copy)
         try:
@@ -258,7 +253,7 @@ class Overlay:
         except StoreUnavailableError:
             if options.offline == "never":
                 raise
-            if copy is not None and usable:
+            if copy is not None:
                 return self._of_copy(copy, stale=True)
             return self._offline_value(row)
 
@@ -349,9 +344,7 @@ class Overlay:
         """Return a stream of upstream's data, which is kept on its way through."""
         if not options.fill:
             return value.data
-        promise = fetch.Promise()
-        if entry is not None:
-            promise = _promise(entry)
+        promise = promise_of(None if entry is None else entry.entry)
         return fetch.fill(self._mount, key, value, promise)
 
     def _range(
@@ -477,8 +470,6 @@ class Overlay:
         self, where: dict[str, Any], options: Options, pattern: str | None
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Merge a query of an upstream that can't list itself."""
-        from mountcache.local.catalog import matcher
-
         mount = self._mount
         matches = matcher({}, pattern)
         skip = len(mount.prefix)
@@ -582,40 +573,3 @@ def _is_base(copy: Copy, edit: Edit) -> bool:
 
 def _same_bytes(copy: Copy, entry: Entry) -> bool:
     return entry.sha256 == copy.sha256 or entry.entry == copy.entry
-
-
-def _promises(entry: str | None) -> bool:
-    """Whether an index entry names a digest of its data."""
-    if entry is None or ('"sha256"' not in entry and '"md5"' not in entry):
-        return False
-    promise = _promise_of(entry)
-    return promise.sha256 is not None or promise.md5 is not None
-
-
-def _promise(entry: Entry) -> fetch.Promise:
-    if entry.entry is None:
-        return fetch.Promise()
-    return _promise_of(entry.entry)
-
-
-def _promise_of(entry: str) -> fetch.Promise:
-    metadata = parse(entry)
-    sha256 = _hex(metadata.get("sha256"), 64)
-    md5 = _hex(metadata.get("md5"), 32)
-    size = metadata.get("size")
-    counts = (sha256 or md5) and isinstance(size, int) and not isinstance(size, bool)
-    return fetch.Promise(size=size if counts else None, sha256=sha256, md5=md5, entry=entry)
-
-
-def _size_promise(entry: Entry) -> int | None:
-    return _promise(entry).size
-
-
-def _hex(value: object, length: int) -> str | None:
-    if isinstance(value, str) and len(value) == length:
-        text = value.lower()
-        if all(c in "0123456789abcdef" for c in text):
-            return text
-    return None
-
-

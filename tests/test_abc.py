@@ -13,8 +13,10 @@ from mountcache.abc import (
     ABSENT,
     AbstractAuthorizingStore,
     AbstractStore,
+    Facts,
     Value,
     chunks,
+    facts_of,
     select_from,
     unpack,
 )
@@ -361,6 +363,27 @@ class TestRanges:
 
         Noted(b"0123").range(1, 2).close()
         assert [each.closed for each in opened] == [True]
+
+
+class TestValueDefaults:
+    def test_value_of_two_properties_says_that_the_rest_is_not_known(self) -> None:
+        value = PipeValue(b"0123456789")
+        assert (value.size, value.created, value.modified, value.version) == (None,) * 4
+        assert value.mimetype == "application/octet-stream"
+        assert (value.source, value.age, value.stale) == ("upstream", 0.0, False)
+        assert value.facts == Facts()
+        assert list(value.iterdata(4)) == [b"0123", b"4567", b"89"]
+        with pytest.raises(AuthorizationError):
+            _ = value.permissions
+
+    def test_facts_of_values_of_another_make_are_what_they_show(self) -> None:
+        class Foreign:
+            size = 3
+            modified = 5.0
+
+        assert facts_of(Foreign()) == Facts(size=3, modified=5.0)
+        assert facts_of(object()) == Facts()
+        assert facts_of(StringValue(b"four")).size == 4
 
 
 class TestUnpack:

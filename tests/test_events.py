@@ -341,6 +341,14 @@ class TestReferences:
         with pytest.raises(TypeError, match="connect it without weak=True"):
             manager.connect(Dog, heard.append, weak=True)
 
+        class Slotted:
+            __slots__ = ()
+
+            def __call__(self, event: BaseEvent) -> None: ...
+
+        with pytest.raises(TypeError, match="connect it without weak=True"):
+            manager.connect(Dog, Slotted(), weak=True)
+
 
 class TestListenersThatMisbehave:
     def test_error_is_logged_and_the_rest_are_called(

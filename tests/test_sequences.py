@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mountcache.local.disk import DiskCacheStore
+from mountcache.local.memory import MemoryStore
 
 from mountcache import sync
 from mountcache.abc import ABSENT
 from mountcache.errors import ConflictError, PushInProgressError, StoreUnavailableError
 from mountcache.events import StoreModificationEvent
-from mountcache.local.disk import DiskCacheStore
-from mountcache.local.memory import MemoryStore
 from mountcache.local.store import LocalStore
 from mountcache.mounted import MountedStore
 from tests.upstreams import Foreign, Origin, put
@@ -201,9 +201,7 @@ def lose_request(origin: Origin) -> None:
     origin.before = once
 
 
-def test_lost_reply_of_an_applied_write_is_no_conflict(
-    store: MountedStore, origin: Origin
-) -> None:
+def test_lost_reply_of_an_applied_write_is_no_conflict(store: MountedStore, origin: Origin) -> None:
     put(origin, "k", "d0")
     store.get("k")
     put(store, "k", "d1")
@@ -339,9 +337,7 @@ def test_revert_of_an_unknown_push_settles_first_and_sends_nothing(
     assert store.to_bytes("k") == b"d0"
 
 
-def test_revert_of_an_unknown_push_offline_cannot_know(
-    store: MountedStore, origin: Origin
-) -> None:
+def test_revert_of_an_unknown_push_offline_cannot_know(store: MountedStore, origin: Origin) -> None:
     put(origin, "k", "d0")
     store.get("k")
     put(store, "k", "d1")

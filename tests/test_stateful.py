@@ -18,11 +18,11 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from mountcache.local.disk import DiskCacheStore
 
 from mountcache import sync
 from mountcache.errors import StoreUnavailableError
 from mountcache.jsonform import content_version
-from mountcache.local.disk import DiskCacheStore
 from mountcache.mounted import MountedStore
 from tests.upstreams import Origin, put
 
@@ -144,7 +144,8 @@ class Mounted(RuleBasedStateMachine):
         if edit is not None and not edit.metadata_only:
             assert got == edit.value
         elif edit is not None:
-            assert got is not None and edit.value is not None
+            assert got is not None
+            assert edit.value is not None
             assert got.state == edit.value.state
         elif self.online:
             assert got == self.upstream.get(key)
@@ -158,7 +159,8 @@ class Mounted(RuleBasedStateMachine):
         except KeyError:
             got = None
         except StoreUnavailableError:
-            assert not self.online and key not in self.edits
+            assert not self.online
+            assert key not in self.edits
             return
         view = self.view(key)
         if key in self.edits or self.online:
@@ -227,7 +229,7 @@ class Mounted(RuleBasedStateMachine):
 
     @rule(key=KEYS, data=DATA, fail=st.booleans(), inner=st.booleans())
     def transaction(self, key: str, data: bytes, fail: bool, inner: bool) -> None:
-        class Left(Exception):
+        class LeftError(Exception):
             pass
 
         try:
@@ -238,12 +240,12 @@ class Mounted(RuleBasedStateMachine):
                     try:
                         with self.store.transaction("within"):
                             put(self.store, "b", b"inner")
-                            raise Left
-                    except Left:
+                            raise LeftError
+                    except LeftError:
                         pass
                 if fail:
-                    raise Left
-        except Left:
+                    raise LeftError
+        except LeftError:
             return
         self.edits[key] = Staged(held(data, {"tx": 1}))
 
@@ -288,10 +290,7 @@ class Mounted(RuleBasedStateMachine):
             self.origin.before = broken
         report = sync.push(self.store, [key])
         self.origin.after = self.origin.before = lambda verb, key: None
-        if not report.results:
-            outcome = "settled"
-        else:
-            outcome = report[key].outcome
+        outcome = report[key].outcome if report.results else "settled"
         after = self.origin_shows(key)
         if outcome in ("conflict", "failed", "skipped"):
             if lose != "reply" or not self.online:
@@ -358,9 +357,8 @@ class Mounted(RuleBasedStateMachine):
 
 TestMounted = Mounted.TestCase
 TestMounted.settings = settings(
-    max_examples=60,
+    max_examples=40,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,22 @@ from mountcache.values import StringValue
 from tests.dictstore import DictStore
 
 
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of a store that holds nothing; to make one durably takes a while."""
+    directory = tmp_path_factory.mktemp("empty") / "store"
+    with DiskCacheStore(directory):
+        pass
+    return directory
+
+
+@pytest.fixture
+def disk(empty: Path, tmp_path: Path) -> DiskCacheStore:
+    """An empty store on disk, not connected."""
+    shutil.copytree(empty, tmp_path / "store")
+    return DiskCacheStore(tmp_path / "store")
+
+
 class WholeStore(StoreReadTests, StoreWriteTests, StoreTransactionTests, StoreEventTests):
     """All that a store that can be written promises."""
 
@@ -39,8 +56,8 @@ class TestMemoryStore(WholeStore):
 
 class TestDiskCacheStore(WholeStore):
     @pytest.fixture
-    def store(self, tmp_path: Path) -> Iterator[DiskCacheStore]:
-        with DiskCacheStore(tmp_path / "store") as store:
+    def store(self, disk: DiskCacheStore) -> Iterator[DiskCacheStore]:
+        with disk as store:
             yield store
 
 
@@ -52,10 +69,10 @@ class MountedWhole(WholeStore):
 
 class TestDiskOnMemory(MountedWhole):
     @pytest.fixture
-    def store(self, tmp_path: Path) -> Iterator[MountedStore]:
+    def store(self, disk: DiskCacheStore) -> Iterator[MountedStore]:
         with (
             MemoryStore() as backing,
-            MountedStore("", DiskCacheStore(tmp_path / "store"), backing) as store,
+            MountedStore("", disk, backing) as store,
         ):
             yield store
 
@@ -82,11 +99,11 @@ class TestMountOnMount(MountedWhole):
     survives_disconnect = False
 
     @pytest.fixture
-    def store(self, tmp_path: Path) -> Iterator[MountedStore]:
+    def store(self, disk: DiskCacheStore) -> Iterator[MountedStore]:
         with (
             MemoryStore() as backing,
             MountedStore("", MemoryStore(), backing) as below,
-            MountedStore("", DiskCacheStore(tmp_path / "store"), below) as store,
+            MountedStore("", disk, below) as store,
         ):
             yield store
 
@@ -113,10 +130,10 @@ def ends(store: MountedStore, backing: AbstractStore, **other: Any) -> Mounted:
 
 class TestMountedDiskOnMemory(MountedStoreTests):
     @pytest.fixture
-    def mounted(self, tmp_path: Path) -> Iterator[Mounted]:
+    def mounted(self, disk: DiskCacheStore) -> Iterator[Mounted]:
         with (
             MemoryStore() as backing,
-            MountedStore("m/", DiskCacheStore(tmp_path / "store"), backing, max_age=0) as store,
+            MountedStore("m/", disk, backing, max_age=0) as store,
         ):
             yield ends(store, backing)
 
@@ -146,10 +163,10 @@ class TestMountedDiskOnForeign(MountedStoreTests):
     """The backing store is one of another make: it enforces nothing."""
 
     @pytest.fixture
-    def mounted(self, tmp_path: Path) -> Iterator[Mounted]:
+    def mounted(self, disk: DiskCacheStore) -> Iterator[Mounted]:
         with (
             DictStore() as backing,
-            MountedStore("m/", DiskCacheStore(tmp_path / "store"), backing, max_age=0) as store,
+            MountedStore("m/", disk, backing, max_age=0) as store,
         ):
             yield ends(store, backing)
 
@@ -158,10 +175,10 @@ class TestMountedOnAMount(MountedStoreTests):
     """Upstream is a mount itself; somebody else writes into it."""
 
     @pytest.fixture
-    def mounted(self, tmp_path: Path) -> Iterator[Mounted]:
+    def mounted(self, disk: DiskCacheStore) -> Iterator[Mounted]:
         with (
             MemoryStore() as origin,
-            MountedStore("", DiskCacheStore(tmp_path / "below"), origin, max_age=0) as below,
-            MountedStore("m/", DiskCacheStore(tmp_path / "store"), below, max_age=0) as store,
+            MountedStore("", MemoryStore(), origin, max_age=0) as below,
+            MountedStore("m/", disk, below, max_age=0) as store,
         ):
             yield ends(store, below)

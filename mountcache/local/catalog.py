@@ -23,7 +23,6 @@ from mountcache.local.content import Content
 from mountcache.local.decide import seen_of_copy, seen_of_entry
 from mountcache.local.records import Clean, Copy, Edit, Op, Row, Seen
 from mountcache.local.rows import (
-    COPY_ROWS,
     EDIT_ROWS,
     OP_ROWS,
     ROW,
@@ -44,9 +43,8 @@ _USES_EVERY = 60.0
 HIT = """
 SELECT e.kind, e.meta, e.version, e.size, e.sha, e.at, e.content,
        c.meta, c.version, c.size, c.sha, c.modified, c.checked, c.expires, c.boot,
-       c.entry IS u.entry OR c.sha = u.sha, c.seen IS NOT NULL OR u.seen IS NOT NULL,
+       c.entry IS u.entry OR c.sha = u.sha,
        u.present, u.meta, u.entry, c.content,
-       (SELECT value FROM state WHERE name = 'index_checked'), c.validators,
        b.mode, b.filename, b.value
 FROM (SELECT ? AS key) k
 LEFT JOIN edit e ON e.key = k.key
@@ -497,7 +495,9 @@ class Catalog:
     def available(self) -> int | None:
         """Return how many bytes of copies could be kept if all evictable ones went."""
         con = self.content.connection()
-        (clean,) = con.execute("SELECT coalesce(sum(size), 0) FROM copy WHERE NOT pinned").fetchone()
+        (clean,) = con.execute(
+            "SELECT coalesce(sum(size), 0) FROM copy WHERE NOT pinned"
+        ).fetchone()
         free: int = self.content.free_bytes() - self._min_free + clean
         return free if self._size_limit is None else min(free, self._size_limit)
 
@@ -551,8 +551,7 @@ def set_state(con: sqlite3.Connection, name: str, value: object) -> None:
 def has_all(metadata: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
     """Return whether metadata has names with these values, given in normal form."""
     return all(
-        name in metadata and normal_value(metadata[name]) == value
-        for name, value in wanted.items()
+        name in metadata and normal_value(metadata[name]) == value for name, value in wanted.items()
     )
 
 

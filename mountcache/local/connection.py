@@ -12,8 +12,13 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
-from mountcache.errors import DirectoryError, ReadOnlyStoreError, StoreBusyError, StoreError
-from mountcache.errors import StoreFullError as _StoreFullError
+from mountcache.errors import (
+    DirectoryError,
+    ReadOnlyStoreError,
+    StoreBusyError,
+    StoreError,
+    StoreFullError,
+)
 
 __all__ = ["GuardedConnection", "store_error"]
 
@@ -46,19 +51,20 @@ class GuardedConnection(sqlite3.Connection):
     lock, and would step on outside the guard. It is closed when the last user lets go of it.
     """
 
-    guard: threading.RLock  # type: ignore[valid-type]
-    writing: bool
-    """Inside a commit, which a fork waits for as a whole: rows may come one by one."""
+    guard: threading.RLock
+    writer: int | None
+    """The thread whose commit is open, which a fork waits for as a whole: to it rows may come
+    one by one."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.guard = threading.RLock()
-        self.writing = False
+        self.writer = None
         # One cursor for all reads: making one costs as much as a tenth of a read.
         self._reader = super().cursor()
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
-        if self.writing:
+        if self.writer is not None and self.writer == threading.get_ident():
             return _execute(self, sql, parameters)
         with self.guard:
             reader = self._reader
@@ -75,7 +81,8 @@ class GuardedConnection(sqlite3.Connection):
 
     def __del__(self) -> None:
         # A connection belongs to a thread; when that ends, nobody is left to close it.
-        self.close()
+        if hasattr(self, "guard"):
+            self.close()
 
 
 def store_error(error: sqlite3.Error, where: str) -> StoreError | None:
@@ -92,9 +99,9 @@ def store_error(error: sqlite3.Error, where: str) -> StoreError | None:
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return StoreBusyError(f"another process keeps {where} locked; try again")
         case sqlite3.SQLITE_FULL:
-            return _StoreFullError(f"the disk of {where} is full: nothing was changed; make room")
+            return StoreFullError(f"the disk of {where} is full: nothing was changed; make room")
         case sqlite3.SQLITE_IOERR if code == sqlite3.SQLITE_IOERR_SHMSIZE:
-            return _StoreFullError(f"the disk of {where} is full: nothing was changed; make room")
+            return StoreFullError(f"the disk of {where} is full: nothing was changed; make room")
         case sqlite3.SQLITE_READONLY:
             return ReadOnlyStoreError(f"the database in {where} can't be written: {error}")
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
@@ -105,6 +112,6 @@ def store_error(error: sqlite3.Error, where: str) -> StoreError | None:
         case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
             return DirectoryError(f"the database in {where} can't be read or written: {error}")
         case sqlite3.SQLITE_TOOBIG:
-            return _StoreFullError(f"a value is larger than a row of {where} can be: {error}")
+            return StoreFullError(f"a value is larger than a row of {where} can be: {error}")
         case _:
             return None

@@ -19,7 +19,6 @@ from mountcache.local.records import (
     UNKNOWN_BASE,
     BaseOf,
     Copy,
-    Edit,
     EditKind,
     Entry,
     Row,

@@ -10,6 +10,7 @@ SQLite; the child closes what it inherited, at rest, and opens everything anew.
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from typing import Protocol
 
@@ -31,16 +32,19 @@ class Forkable(Protocol):
 
 _watched: weakref.WeakSet[Forkable] = weakref.WeakSet()
 _at_rest: list[Forkable] = []
+_turn = threading.Lock()
+"""Held from before a fork until after it, and by who is added."""
 
 
 def watch(content: Forkable) -> None:
     """Bring `content` to rest before each fork, as long as it is in use."""
-    _watched.add(content)
+    with _turn:
+        _watched.add(content)
 
 
 def _before() -> None:
-    # Always in the same order, lest two forks at once wait for each other.
-    for content in sorted(_watched, key=id):
+    _turn.acquire()
+    for content in _watched:
         content.before_fork()
         _at_rest.append(content)
 
@@ -48,9 +52,12 @@ def _before() -> None:
 def _in_parent() -> None:
     while _at_rest:
         _at_rest.pop().after_fork_in_parent()
+    _turn.release()
 
 
 def _in_child() -> None:
+    global _turn
+    _turn = threading.Lock()
     while _at_rest:
         _at_rest.pop().after_fork_in_child()
 

@@ -101,11 +101,17 @@ class Journal:
             columns = con.execute(OP_ROWS + " WHERE o.op_id = ?", (op_id,)).fetchone()
         return op_from(columns[0], columns[1:])
 
-    def applied(self, op: Op, settled: Settled) -> None:
+    def applied(self, op: Op, settled: Settled, *, masked: bool = False) -> None:
         """Note that upstream applied an op.
 
         The edit it was made of is gone; one made since has the result for its base. The bytes
         stay as a clean copy.
+
+        Parameters
+        ----------
+        masked
+            Upstream's index is polled: what was pushed stays in force until the index says
+            something else than it did when the request was sent.
         """
         catalog = self._catalog
         with catalog.content.write() as con:
@@ -116,7 +122,7 @@ class Journal:
                 con, get_state(con, "gen"), row.row,
                 meta=None if op.kind == "del" else settled.meta,
                 version=settled.version, sha256=op.sha256, size=op.size, now=catalog.clock(),
-                asked=True, masked=get_state(con, "index_checked") is not None,
+                asked=True, masked=masked,
                 mask_entry=row.mask_entry,
             )  # fmt: skip
             # The copy takes the bytes over before edit and op let go of them.
@@ -131,15 +137,25 @@ class Journal:
             con.execute("UPDATE copy SET seen = NULL WHERE key = ?", (op.key,))
             catalog.forget_handed(op.key)
 
-    def refused(self, op: Op, message: str | None = None) -> None:
-        """Note that upstream didn't apply an op; what was staged is staged as before."""
+    def refused(self, op: Op, message: str | None = None, *, half: BaseOf | None = None) -> None:
+        """Note that upstream didn't apply an op; what was staged is staged as before.
+
+        Parameters
+        ----------
+        message
+            Why, for status.
+        half
+            What upstream shows, if it applied the op in part: the new base.
+        """
         with self._catalog.content.write() as con:
             row = self._end(con, op)
             if row is None:
                 return
             edit = row.edit
             if edit is not None and edit.base.op_id == op.op_id:
-                self._rebase(con, op.key, op.base)
+                self._rebase(con, op.key, half or op.base)
+            elif edit is not None and edit.seq == op.edit_seq and half is not None:
+                self._rebase(con, op.key, half)
             if message is not None:
                 con.execute(
                     "UPDATE edit SET tries = tries + 1, error = ? WHERE key = ?",

@@ -94,5 +94,3 @@ class Mirror(MemoryStore):
 def _signature(value: Value) -> _Signature:
     metadata = spelling(value.metadata)
     return (getattr(value, "version", None), value.modified, value.size, metadata)
-
-

@@ -11,16 +11,61 @@ from mountcache.local.records import BaseOf, Copy, Edit, Entry, Op, Row, Seen
 
 __all__ = ["ROW", "VISIBLE", "base_columns", "norm_of", "row_from", "seen_text"]
 
-_EDIT = (
-    "seq kind content sha size meta version base_kind base base_sha base_meta base_entry "
-    "base_op grp partner author at notes tries error"
-).split()
-_OP = (
-    "op_id edit_seq kind content sha size meta base_kind base base_sha base_meta base_entry "
-    "base_op state owner at"
-).split()
-_COPY = "content version sha size meta modified checked expires validators entry boot seen".split()
-_ENTRY = "present meta entry version sha size checked seen masked".split()
+_EDIT = [
+    "seq",
+    "kind",
+    "content",
+    "sha",
+    "size",
+    "meta",
+    "version",
+    "base_kind",
+    "base",
+    "base_sha",
+    "base_meta",
+    "base_entry",
+    "base_op",
+    "grp",
+    "partner",
+    "author",
+    "at",
+    "notes",
+    "tries",
+    "error",
+]
+_OP = [
+    "op_id",
+    "edit_seq",
+    "kind",
+    "content",
+    "sha",
+    "size",
+    "meta",
+    "base_kind",
+    "base",
+    "base_sha",
+    "base_meta",
+    "base_entry",
+    "base_op",
+    "state",
+    "owner",
+    "at",
+]
+_COPY = [
+    "content",
+    "version",
+    "sha",
+    "size",
+    "meta",
+    "modified",
+    "checked",
+    "expires",
+    "validators",
+    "entry",
+    "boot",
+    "seen",
+]
+_ENTRY = ["present", "meta", "entry", "version", "sha", "size", "checked", "seen", "masked"]
 
 VISIBLE = "u.gen_from <= {gen} AND (u.gen_to IS NULL OR u.gen_to >= {gen})"
 """Which rows of ``upstream u`` the generation in force shows."""
@@ -69,20 +114,20 @@ COPY_ROWS = f"SELECT c.key, {_columns('c', _COPY)} FROM copy c"
 def edit_from(key: str, c: tuple[Any, ...]) -> Edit:
     """Return the record of the columns of an edit."""
     base = BaseOf(*c[7:13])
-    return Edit(key, *c[:7], base, *c[13:])
+    return Edit(*(key, *c[:7], base, *c[13:]))
 
 
 def op_from(key: str, c: tuple[Any, ...]) -> Op:
     """Return the record of the columns of an op."""
-    return Op(c[0], key, *c[1:7], BaseOf(*c[7:13]), *c[13:])
+    return Op(*(c[0], key, *c[1:7], BaseOf(*c[7:13]), *c[13:]))
 
 
 def _copy_from(key: str, c: tuple[Any, ...]) -> Copy:
-    return Copy(key, *c[:-1], _seen_from(c[-1]))
+    return Copy(*(key, *c[:-1], _seen_from(c[-1])))
 
 
 def _entry_from(key: str, c: tuple[Any, ...]) -> Entry:
-    return Entry(key, bool(c[0]), *c[1:7], _seen_from(c[7]), bool(c[8]))
+    return Entry(*(key, bool(c[0]), *c[1:7], _seen_from(c[7]), bool(c[8])))
 
 
 def base_columns(base: BaseOf) -> tuple[Any, ...]:

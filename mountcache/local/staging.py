@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 from mountcache.abc import ABSENT, AbstractStore, Base, Pushed, Readable, chunks
@@ -93,7 +94,9 @@ _OPS_REMEMBERED_FOR = 30 * 86400.0
 
 _Make = Callable[[Row], Draft]
 
-_open: ContextVar[Mapping[int, _Transaction]] = ContextVar("mountcache_transactions", default={})
+_open: ContextVar[Mapping[int, _Transaction]] = ContextVar(
+    "mountcache_transactions", default=MappingProxyType({})
+)
 
 
 class Staging:
@@ -487,14 +490,14 @@ def _remember(
     con: sqlite3.Connection, op_id: str, key: str, version: str | None, now: float
 ) -> None:
     """Remember a write that was applied, in its own commit; let the oldest go."""
-    seq = con.execute(
-        "INSERT INTO done (op_id, key, version, at) VALUES (?, ?, ?, ?)",
+    (seq,) = con.execute(
+        "INSERT INTO done (op_id, key, version, at) VALUES (?, ?, ?, ?) RETURNING seq",
         (op_id, key, version, now),
-    ).lastrowid
+    ).fetchone()
     con.execute(
         "DELETE FROM done WHERE seq IN (SELECT seq FROM done ORDER BY seq LIMIT 100)"
         " AND (seq <= ? OR at < ?)",
-        ((seq or 0) - _OPS_REMEMBERED, now - _OPS_REMEMBERED_FOR),
+        (seq - _OPS_REMEMBERED, now - _OPS_REMEMBERED_FOR),
     )
 
 

@@ -205,13 +205,9 @@ class LocalStore(AbstractStore):
         )
 
     def set_metadata(self, key: str, metadata: Mapping[str, Any], *, base: Base = None) -> None:
-        self.staging.write(
-            check_key(key), self._announce(key), meta=spelling(metadata), base=base
-        )
+        self.staging.write(check_key(key), self._announce(key), meta=spelling(metadata), base=base)
 
-    def update_metadata(
-        self, key: str, metadata: Mapping[str, Any], *, base: Base = None
-    ) -> None:
+    def update_metadata(self, key: str, metadata: Mapping[str, Any], *, base: Base = None) -> None:
         self.staging.write(
             check_key(key), self._announce(key), merge=parse(spelling(metadata)), base=base
         )

@@ -121,7 +121,7 @@ class Snapshot(Value):
 
     def range(self, start: int | None = None, end: int | None = None) -> io.BufferedIOBase:
         start = 0 if start is None else start
-        if self._fetch_range is not None and 0 <= start and (end is None or end >= start):
+        if self._fetch_range is not None and start >= 0 and (end is None or end >= start):
             return self._fetch_range(start, end)
         return super().range(start, end)
 

@@ -84,8 +84,8 @@ class Body:
 
     async def drain(self, limit: int) -> None:
         """Take in up to `limit` bytes that nobody wants, so that the client hears the answer."""
-        while not self.ended and self.size < limit:
-            self.size += len(await self._receive_piece())
+        while not self.ended and limit > 0:
+            limit -= len(await self._receive_piece())
 
     def _next(self) -> bytes:
         if not self._begun:

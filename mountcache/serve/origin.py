@@ -52,7 +52,8 @@ _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _HEADER_LIMIT = 16384
-_DRAIN = 8 * 1048576
+_DRAIN = 64 * 1048576
+"""Bytes of a refused upload that are read for nothing, so that its client hears why."""
 _PIECE = 262144
 _READERS = 16
 _WRITERS = 64
@@ -290,7 +291,7 @@ def _joined(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 async def _drain(body: Body, headers: Mapping[str, str]) -> None:
-    """Let a client end its upload, so that it hears the answer instead of a reset."""
+    """Let a client end its upload: it may listen for an answer only then."""
     if not body.started and "expect" in headers:
         return
     with suppress(Problem):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import socket
 from dataclasses import dataclass
 
@@ -126,7 +126,7 @@ def _keep_both(mount: Mount, conflict: Conflict, edit: Edit) -> Resolution:
         return _theirs(mount, conflict, edit)
     if edit.kind == "meta":
         return _fail(mount, conflict, edit)
-    stamp = datetime.datetime.fromtimestamp(mount.clock(), datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+    stamp = dt.datetime.fromtimestamp(mount.clock(), dt.UTC).strftime("%Y%m%dT%H%M%SZ")
     key = f"{edit.key}.conflict-{socket.gethostname()}-{stamp}-{(edit.sha256 or '')[:8]}"
     kept = mount.journal.keep_under(edit, key)
     if kept is None:
@@ -152,4 +152,4 @@ def _merge(mount: Mount, conflict: Conflict, edit: Edit, theirs: Theirs) -> Reso
 
 
 def _when(at: float) -> str:
-    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return dt.datetime.fromtimestamp(at, dt.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -134,7 +134,10 @@ def _against_base(theirs: Theirs, base: BaseOf) -> _Part:
 def _metadata_part(mine: Edit | Op, base: BaseOf, theirs: Theirs, *, created: bool) -> _Part:
     if _same(mine.meta, theirs.meta):
         return "ours"
-    before = "{}" if created else base.meta if base.meta is not None else base.entry
+    before = base.meta if base.meta is not None else base.entry
+    if created and isinstance(mine, Op):
+        # Our own request may have got as far as the data: servers make the metadata empty.
+        before = "{}"
     if before is not None and _same(before, theirs.meta):
         return "base"
     if before is None and base.version is not None and base.version == theirs.version:

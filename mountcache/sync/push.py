@@ -190,9 +190,7 @@ def _refusal(mount: Mount, edit: Edit, count: int) -> PushResult:
 class _Run:
     """One push: its workers, its progress, its results."""
 
-    def __init__(
-        self, mount: Mount, sender: Sender, total: int, progress: Progress | None
-    ) -> None:
+    def __init__(self, mount: Mount, sender: Sender, total: int, progress: Progress | None) -> None:
         self._mount = mount
         self._sender = sender
         self._total = total
@@ -274,5 +272,3 @@ class _Run:
             done = self._done
         if self._progress is not None and due:
             self._progress(done, self._total, result.key)
-
-

@@ -119,7 +119,8 @@ class Remote:
             return False
         if limit == 0 and max_age is None:
             return self._read_since_connect
-        return 0 <= self.mount.clock() - checked < limit
+        age: float = self.mount.clock() - checked
+        return 0 <= age < limit
 
     def update_index(self, offline: Offline, *, max_age: float | None = 0.0) -> bool:
         """Take the index in, unless it is younger than `max_age`; tell whether upstream has one.
@@ -156,9 +157,7 @@ class Remote:
         # Listeners run outside all locks: they may ask for the index themselves.
         for change in changes:
             self.mount.emit(
-                _EVENTS[change.action](
-                    key=self.mount.full(change.key), metadata=parse(change.meta)
-                )
+                _EVENTS[change.action](key=self.mount.full(change.key), metadata=parse(change.meta))
             )
         return True
 
@@ -193,4 +192,4 @@ def check_offline(offline: str) -> Offline:
         raise ConfigurationError(
             f"{offline!r} is no way to work offline; choose one of {', '.join(OFFLINE)}"
         )
-    return cast(Offline, offline)
+    return cast("Offline", offline)

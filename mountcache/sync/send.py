@@ -16,6 +16,7 @@ from mountcache.abc import (
     Grade,
     Pushed,
     SupportsConditionalWrite,
+    SupportsIndex,
     SupportsWrite,
 )
 from mountcache.errors import (
@@ -219,22 +220,20 @@ class Sender:
     # -- what came of it -----------------------------------------------------------------
 
     def _settle_pushed(self, op: Op, pushed: Pushed) -> PushResult:
-        mount, key = self.mount, self.mount.full(op.key)
+        key = self.mount.full(op.key)
         grade: Grade = "A" if pushed.enforced else "D" if self.allow_blind else "C"
         if pushed.enforced:
-            mount.journal.applied(op, Settled(pushed.version, op.meta, pushed.validators))
+            self._applied(op, Settled(pushed.version, op.meta, pushed.validators))
             return PushResult(
                 key, "pushed", "", grade, enforced=True, verified=True, version=pushed.version
             )
         if self.allow_blind:
-            mount.journal.applied(op, Settled(None, op.meta))
+            self._applied(op, Settled(None, op.meta))
             return PushResult(key, "pushed", "written without a look at upstream", grade)
         theirs = self._verify(op)
         if theirs is None:
-            mount.journal.applied(op, Settled(None, op.meta))
-            return PushResult(
-                key, "pushed", "upstream couldn't be read back to verify it", grade
-            )
+            self._applied(op, Settled(None, op.meta))
+            return PushResult(key, "pushed", "upstream couldn't be read back to verify it", grade)
         return self._verified(op, theirs, grade)
 
     def _verify(self, op: Op) -> Theirs | None:
@@ -250,17 +249,13 @@ class Sender:
             # Only a look at our very bytes says that this version is ours.
             certain = op.kind != "put" or theirs.sha256 == op.sha256
             version = theirs.version if certain and op.kind != "meta" else None
-            mount.journal.applied(
-                op, Settled(version, theirs.meta, theirs.validators if version else "")
-            )
-            return PushResult(
-                key, "pushed", "", grade, verified=certain, version=theirs.version
-            )
+            self._applied(op, Settled(version, theirs.meta, theirs.validators if version else ""))
+            return PushResult(key, "pushed", "", grade, verified=certain, version=theirs.version)
         if op.kind == "put" and theirs.present and verdict is Verdict.UNSURE:
-            mount.journal.applied(op, Settled(None, theirs.meta))
+            self._applied(op, Settled(None, theirs.meta))
             return PushResult(key, "pushed", "too large to read back", grade)
         if op.kind == "put" and theirs.present:
-            mount.journal.applied(op, Settled(None, op.meta))
+            self._applied(op, Settled(None, op.meta))
             mount.catalog.drop_copy(op.key)
             return PushResult(
                 key,
@@ -280,7 +275,7 @@ class Sender:
         op = mount.journal.begin(edit, base, uuid.uuid4().hex)
         if op is None:
             return PushResult(key, "skipped", "it was edited again, or is being pushed already")
-        mount.journal.applied(op, self._settled(op, theirs))
+        self._applied(op, self._settled(op, theirs))
         return PushResult(
             key, "already there", "upstream has it already", verified=True, version=theirs.version
         )
@@ -333,11 +328,18 @@ class Sender:
             theirs = look(mount, op.key, digest=True)
         match judge(op, theirs):
             case Verdict.DONE | Verdict.YIELD:
-                mount.journal.applied(op, self._settled(op, theirs))
+                self._applied(op, self._settled(op, theirs))
             case Verdict.CONFLICT if send and self._enforces and op.base.as_base is not None:
                 self._ask_again(op)
+            case Verdict.SEND_DATA | Verdict.SEND_METADATA:
+                mount.journal.refused(op, half=_base_of(theirs))
             case _:
                 mount.journal.refused(op)
+
+    def _applied(self, op: Op, settled: Settled) -> None:
+        backing = self.mount.backing
+        polled = isinstance(backing, SupportsIndex) and backing.poll is not None
+        self.mount.journal.applied(op, settled, masked=polled)
 
     def _ask_again(self, op: Op) -> None:
         mount = self.mount
@@ -346,7 +348,7 @@ class Sender:
         except (ConflictError, KeyError):
             mount.journal.refused(op)
         else:
-            mount.journal.applied(op, Settled(pushed.version, op.meta, pushed.validators))
+            self._applied(op, Settled(pushed.version, op.meta, pushed.validators))
 
 
 def _parts(verdict: Verdict) -> frozenset[str]:
@@ -369,5 +371,3 @@ def _unbased(theirs: Theirs) -> str:
         "it was set past the mount, so that nothing says what it was made from: it replaced "
         f"what upstream showed ({theirs.version or 'no version'})."
     )
-
-

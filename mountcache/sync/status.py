@@ -10,6 +10,7 @@ from mountcache.sync.mount import Mount, Mounted
 
 __all__ = ["Status", "staged", "status"]
 
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """What is staged in a store."""

@@ -1,0 +1,76 @@
+"""The command ``mountcache``: it translates a command line, and nothing more.
+
+`main` runs it; `mountcache.cli.codes` says with which exit code it ends. Everything but click
+is imported by the command that needs it, so that ``mountcache --help`` is there at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; its errors go to standard error, a line each.
+
+    Parameters
+    ----------
+    argv
+        The words after ``mountcache``; those of this process if None.
+
+    Returns
+    -------
+    int
+        The exit code, see `mountcache.cli.codes.Code`.
+    """
+    import click
+
+    from mountcache.cli.app import app
+    from mountcache.cli.codes import Code, code_of, one_line, sentence
+
+    for stream in (sys.stdout, sys.stderr):
+        # A key that this terminal has no letters for is shown, not a reason to fail.
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+    try:
+        code = app.main(
+            args=None if argv is None else list(argv),
+            prog_name="mountcache",
+            standalone_mode=False,
+        )
+        sys.stdout.flush()
+        return int(code or Code.DONE)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx is not None else "mountcache"
+        _complain(f"{one_line(error.format_message())} See `{command} --help`.")
+        return Code.USAGE
+    except click.ClickException as error:
+        _complain(one_line(error.format_message()))
+        return Code.ERROR
+    except (click.Abort, KeyboardInterrupt):
+        _complain("interrupted")
+        return Code.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has had enough. What Python flushes at its end goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Code.DONE
+    except Exception as error:  # the last line of defence: it says so
+        code = code_of(error)
+        if code is not Code.BUG:
+            _complain(sentence(error))
+            return code
+        if os.environ.get("MOUNTCACHE_TRACEBACK"):
+            raise
+        _complain(
+            f"a bug of mountcache, please report it: {type(error).__name__}: {sentence(error)} "
+            "(MOUNTCACHE_TRACEBACK=1 shows where)"
+        )
+        return Code.BUG
+
+
+def _complain(said: str) -> None:
+    print(f"mountcache: {said}", file=sys.stderr)

@@ -1,0 +1,48 @@
+"""The command line: the group, and what its commands share."""
+
+from __future__ import annotations
+
+import click
+
+from mountcache import __version__
+from mountcache.cli.codes import TABLE
+from mountcache.cli.editing import drop, mv, put, revert, rm
+from mountcache.cli.reading import cat, get, ls, prefetch
+from mountcache.cli.session import color, config_option
+from mountcache.cli.setup import init
+from mountcache.cli.shipping import push, status
+from mountcache.cli.starting import demo, serve
+
+__all__ = ["app"]
+
+_CODES = "\n".join(f"  {code:3d}  {meaning}" for code, meaning in TABLE)
+
+
+class _InOrder(click.Group):
+    """A group that lists its commands in the order of a working day."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(
+    cls=_InOrder,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=f"\b\nExit codes:\n{_CODES}",
+)
+@click.version_option(__version__, prog_name="mountcache", message="%(prog)s %(version)s")
+@config_option
+@click.pass_context
+def app(ctx: click.Context) -> None:
+    """A local, writable cache over a remote HTTP store.
+
+    Reads fill the cache and work offline afterwards. Edits are staged here, and `push` sends
+    them when you say so, without overwriting what somebody else changed.
+    """
+    ctx.color = color()
+
+
+for _command in (
+    init, ls, get, cat, put, rm, mv, status, push, revert, drop, prefetch, serve, demo,
+):  # fmt: skip
+    app.add_command(_command)

@@ -1,0 +1,166 @@
+"""What the commands share: the configuration, output for people and for scripts, progress."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from mountcache.cli.codes import one_line
+
+if TYPE_CHECKING:
+    from mountcache.mounted import MountedStore
+
+__all__ = [
+    "amount",
+    "color",
+    "config_option",
+    "json_option",
+    "note",
+    "opened",
+    "pairs",
+    "progress",
+    "show",
+    "tell",
+]
+
+_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
+_CONFIG = "mountcache.config"
+
+
+def _remember(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.meta[_CONFIG] = Path(value)
+
+
+def config_option(function: _Decorated) -> _Decorated:
+    """Give a command ``--config FILE``."""
+    return click.option(
+        "--config",
+        metavar="FILE",
+        expose_value=False,
+        callback=_remember,
+        help="Use this file, not the nearest mountcache.toml here or above.",
+    )(function)
+
+
+def json_option(function: _Decorated) -> _Decorated:
+    """Give a command ``--json``, as the parameter `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, one document a line.")(
+        function
+    )
+
+
+@contextmanager
+def opened() -> Iterator[MountedStore]:
+    """Open the store that mountcache.toml describes."""
+    from mountcache.cli.config import find_file, open_store, read_settings
+
+    given = click.get_current_context().meta.get(_CONFIG)
+    path = given if given is not None else find_file(Path.cwd())
+    store = open_store(read_settings(path))
+    try:
+        yield store
+    finally:
+        store.disconnect()
+
+
+def color() -> bool | None:
+    """Return False where colours aren't wanted (no-color.org), else None: as the terminal is."""
+    return False if os.environ.get("NO_COLOR") else None
+
+
+def tell(line: str) -> None:
+    """Print a line of the result."""
+    click.echo(line)
+
+
+def show(document: object) -> None:
+    """Print a JSON document on a line of its own."""
+    click.echo(json.dumps(document, ensure_ascii=False, separators=(", ", ": ")))
+
+
+def note(line: str) -> None:
+    """Print a line that isn't the result, on standard error."""
+    click.echo(line, err=True)
+
+
+def pairs(given: tuple[str, ...], option: str) -> dict[str, str]:
+    """Return what several ``NAME=TEXT`` say."""
+    found = {}
+    for each in given:
+        name, equals, text = each.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{each!r} isn't NAME=TEXT", param_hint=option)
+        found[name] = text
+    return found
+
+
+def amount(size: float | None) -> str:
+    """Return a number of bytes as people say it."""
+    if size is None:
+        return "? bytes"
+    if size < 1000:
+        return f"{size:.0f} byte{'' if size == 1 else 's'}"
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+    return f"{size / 1000:,.3g} TB"
+
+
+@contextmanager
+def progress(what: str, *, in_bytes: bool = False) -> Iterator[Callable[[int, int, str], None]]:
+    """Show how far something is: a bar on a terminal, a line each tenth in a pipe.
+
+    Gives what is called as ``(done, total, key)``, from any thread; `total` is -1 if it isn't
+    known.
+    """
+    if not sys.stderr.isatty():
+        yield _Tenths(what)
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    count = DownloadColumn() if in_bytes else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), count)
+    with Progress(
+        *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True
+    ) as bar:
+        task = bar.add_task(what, total=None)
+
+        def step(done: int, total: int, key: str) -> None:
+            shown = one_line(f"{what} {key}") if key else what
+            bar.update(
+                task, completed=done, total=None if total < 0 else total, description=shown[:60]
+            )
+
+        yield step
+
+
+class _Tenths:
+    """Progress for a pipe."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._told = 0
+
+    def __call__(self, done: int, total: int, key: str) -> None:
+        tenth = done * 10 // total if total > 0 else 0
+        # What is soon over needs no lines.
+        if total >= 10 and tenth > self._told:
+            self._told = tenth
+            note(f"{self._what}: {done:,} of {total:,}")

@@ -1,0 +1,517 @@
+"""Content: byte strings under ids, and the database that names them.
+
+What the catalog needs of a place for bytes, and what its implementations share. Next door:
+`diskcontent` (a directory), `memory` (nothing that outlives the process).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import sqlite3
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Final, Protocol, Self
+
+from mountcache.errors import (
+    DirectoryError,
+    ReadOnlyStoreError,
+    StoreBusyError,
+    StoreFullError,
+)
+from mountcache.local.connection import GuardedConnection, store_error
+
+__all__ = [
+    "MIN_FILE_SIZE",
+    "Content",
+    "ContentLock",
+    "DatabaseContent",
+    "Files",
+    "Spool",
+    "Stored",
+    "full",
+]
+
+MIN_FILE_SIZE: Final = 32768
+"""From this many bytes on, a byte string is a file of its own."""
+
+RAW: Final = 1
+"""diskcache's mode of bytes that lie in the row."""
+
+BINARY: Final = 2
+"""diskcache's mode of bytes that lie in a file."""
+
+Stored = tuple[int, str | None, bytes | None]
+"""The columns (mode, filename, value) of a row of ``Cache``."""
+
+WAIT: Final = 5.0
+"""Seconds for which a writer waits for another one."""
+
+
+class ContentLock(Protocol):
+    """A lock of a store: one holder at a time, in whatever thread or process. Not re-entrant.
+
+    The holder's death frees it.
+    """
+
+    def acquire(self, timeout: float) -> bool:
+        """Take it within `timeout` seconds; False if somebody else holds it for longer."""
+
+    def release(self) -> None:
+        """Give it back; any thread may."""
+
+    def holder(self) -> str:
+        """Return who holds it, such as "pid 123 on HOST"; "" if nobody does."""
+
+
+class Files(Protocol):
+    """Where the large byte strings of a spool go."""
+
+    def create(self, content_id: str) -> tuple[BinaryIO, Path]:
+        """Open a new temporary file."""
+
+    def place(self, temporary: Path, content_id: str) -> str:
+        """Move a finished file to where it stays; return its name."""
+
+    def path(self, filename: str) -> Path:
+        """Return where a file is."""
+
+    def sync_directory(self, filename: str) -> None:
+        """Make the name of a file survive a power cut."""
+
+    def remove(self, filename: str) -> None:
+        """Remove a file."""
+
+    def room(self) -> str:
+        """Return a clause that says how much room there is, for errors."""
+
+
+class Spool:
+    """A new byte string on its way in.
+
+    Small ones stay in memory; larger ones go to a temporary file, and by rename to where they
+    stay. As a context manager it is discarded at the end unless it was adopted.
+
+    Parameters
+    ----------
+    content_id
+        Its id, once it is adopted.
+    owner
+        The token of the process that makes it; another one can't adopt or discard it.
+    files
+        Where large ones go; None keeps all of them in memory.
+    """
+
+    def __init__(self, content_id: str, owner: str, files: Files | None) -> None:
+        self.content_id = content_id
+        self.owner = owner
+        self.size = 0
+        self.durable = False
+        """Whether a file of it was synced."""
+        self.adopted = False
+        """Whether a row that is committed names it."""
+        self.filename: str | None = None
+        """Its file, once it is finished; None if its bytes are in memory."""
+        self._files = files
+        self._digest = hashlib.sha256()
+        self._buffer = bytearray()
+        self._file: BinaryIO | None = None
+        self._temporary: Path | None = None
+        self._finished = False
+
+    def write(self, data: bytes) -> None:
+        """Append `data`.
+
+        Raises
+        ------
+        StoreFullError
+            If the disk has no room for it.
+        """
+        if self._finished:
+            raise ValueError("a finished spool can't be written")
+        self._digest.update(data)
+        self.size += len(data)
+        if self._file is None:
+            if self.size < MIN_FILE_SIZE or self._files is None:
+                self._buffer += data
+                return
+            with self._room_needed():
+                self._file, self._temporary = self._files.create(self.content_id)
+                self._file.write(self._buffer)
+            self._buffer = bytearray()
+        with self._room_needed():
+            self._file.write(data)
+
+    def finish(self, durable: bool) -> None:
+        """End the byte string; if `durable`, so that a file of it survives a power cut.
+
+        Raises
+        ------
+        StoreFullError
+            If the disk has no room for it.
+        """
+        if self._finished:
+            return
+        self._finished = True
+        if self._file is None:
+            return
+        assert self._files is not None and self._temporary is not None
+        with self._room_needed(), self._file as file:
+            file.flush()
+            self.filename = self._files.place(self._temporary, self.content_id)
+            # One flush of the file system's journal takes the new name along.
+            if durable:
+                os.fsync(file.fileno())
+                self._files.sync_directory(self.filename)
+                self.durable = True
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the bytes so far, 64 hex digits."""
+        return self._digest.hexdigest()
+
+    @property
+    def value(self) -> bytes:
+        """The bytes of a finished spool that are in memory."""
+        return bytes(self._buffer)
+
+    def open(self) -> io.BufferedIOBase:
+        """Return a seekable stream of the finished bytes."""
+        if not self._finished:
+            raise ValueError("a spool is read once it is finished")
+        if self.filename is None:
+            return io.BytesIO(self._buffer)
+        assert self._files is not None
+        return open(self._files.path(self.filename), "rb")
+
+    def discard(self) -> None:
+        """Let go of the bytes unless they were adopted. Harmless when repeated."""
+        self._finished = True
+        if self._file is not None:
+            self._file.close()
+        if self.adopted or self._files is None:
+            return
+        filename, self.filename = self.filename, None
+        if filename is not None:
+            self._files.remove(filename)
+        elif self._temporary is not None:
+            self._temporary.unlink(missing_ok=True)
+        self._temporary = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.discard()
+
+    @contextmanager
+    def _room_needed(self) -> Iterator[None]:
+        assert self._files is not None
+        try:
+            yield
+        except OSError as error:
+            if not full(error):
+                raise
+            raise StoreFullError(
+                f"no room for a value of {self.size} bytes or more: {self._files.room()}"
+            ) from error
+
+
+def full(error: OSError) -> bool:
+    """Return whether an error says that there is no room."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+class Content(Protocol):
+    """Byte strings under ids, and the database in which rows name them."""
+
+    @property
+    def readonly(self) -> bool:
+        """Whether nothing can be written."""
+
+    @property
+    def durable(self) -> bool:
+        """Whether what is committed survives a power cut."""
+
+    @property
+    def boot(self) -> str:
+        """Names the run of this machine since it was started; "" if it can't be told."""
+
+    @property
+    def token(self) -> str:
+        """Names this process among those that use the store; ids begin with it."""
+
+    @property
+    def incarnation(self) -> str:
+        """Names the store, and never its copy or a restored backup."""
+
+    @property
+    def fresh_incarnation(self) -> bool:
+        """Whether this opening found a copy or a restored backup, and named it anew."""
+
+    def connection(self) -> sqlite3.Connection:
+        """Return this thread's connection, in autocommit; ask again after a fork."""
+
+    def write(self, wait: float = WAIT) -> AbstractContextManager[sqlite3.Connection]:
+        """Return a context manager that is one commit, and takes all back on an exception.
+
+        Not re-entrant. It waits for another writer for at most `wait` seconds.
+
+        Raises
+        ------
+        StoreBusyError, StoreFullError, ReadOnlyStoreError, DirectoryError
+            As their names say; nothing is changed then.
+        """
+
+    def spool(self) -> Spool:
+        """Return a new byte string, to be written."""
+
+    def adopt(self, con: sqlite3.Connection, spool: Spool) -> str:
+        """Name a finished spool inside a commit; return its id."""
+
+    def adopt_file(
+        self, con: sqlite3.Connection, path: Path, sha: str, size: int, durable: bool
+    ) -> str:
+        """Take over a finished file of the same file system inside a commit; return its id."""
+
+    def release(self, con: sqlite3.Connection, content_ids: Iterable[str]) -> None:
+        """Let go of byte strings inside a commit, unless a row of the catalog names them.
+
+        Their files go after the commit, never before.
+        """
+
+    def open(self, stored: Stored) -> io.BufferedIOBase:
+        """Return a seekable snapshot of a byte string; FileNotFoundError if it has gone."""
+
+    def path(self, filename: str) -> Path:
+        """Return where the file of a byte string is."""
+
+    def sync_file(self, content_id: str) -> None:
+        """Make a byte string that was adopted without syncing survive a power cut."""
+
+    def lock(self, name: str) -> ContentLock:
+        """Return the lock of that name."""
+
+    def gc(self) -> int:
+        """Remove what dead processes left and no row names; return how many files."""
+
+    def free_bytes(self) -> int:
+        """Return how many bytes could be added."""
+
+    def close(self) -> None:
+        """Close the database, for all threads."""
+
+
+@dataclass(slots=True)
+class _Commit:
+    """What has to happen to files once a commit is done, or isn't."""
+
+    con: GuardedConnection
+    generation: int
+    adopted: list[Spool] = field(default_factory=list)
+    taken: list[tuple[Path, Path]] = field(default_factory=list)
+    """Files that were moved: to where, from where."""
+    released: list[Path] = field(default_factory=list)
+    sync: list[str] = field(default_factory=list)
+
+
+class DatabaseContent(ABC):
+    """What the implementations of `Content` share: commits, and rows for byte strings.
+
+    Parameters
+    ----------
+    where
+        What the store is called in errors.
+    """
+
+    readonly = False
+    durable = False
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self._turn = threading.RLock()
+        self._writer: int | None = None
+        self._commit: _Commit | None = None
+        self._generation = 0
+
+    @abstractmethod
+    def connection(self) -> GuardedConnection:
+        """Return this thread's connection."""
+
+    # -- commits -------------------------------------------------------------------------
+
+    @contextmanager
+    def write(self, wait: float = WAIT) -> Iterator[sqlite3.Connection]:
+        if self.readonly:
+            raise ReadOnlyStoreError(f"{self.where} can only be read here")
+        if self._writer == threading.get_ident():
+            raise RuntimeError("a commit of this thread is open already")
+        commit = self._begin(wait)
+        try:
+            yield commit.con
+        except BaseException as error:
+            self._take_back(commit)
+            if isinstance(error, sqlite3.Error) and (meant := store_error(error, self.where)):
+                raise meant from error
+            raise
+        self._finish(commit)
+
+    def _begin(self, wait: float) -> _Commit:
+        until = time.monotonic() + wait
+        if not self._turn.acquire(timeout=wait):
+            raise StoreBusyError(
+                f"another thread has been writing to {self.where} for longer than {wait:g} s"
+            )
+        self._writer = threading.get_ident()
+        try:
+            con = self.connection()
+            self._begin_immediate(con, max(0.0, until - time.monotonic()))
+        except sqlite3.Error as error:
+            self._end_turn()
+            if (meant := store_error(error, self.where)) is None:
+                raise
+            if isinstance(meant, StoreBusyError):
+                meant = StoreBusyError(
+                    f"another process has been writing to {self.where} for longer than "
+                    f"{wait:g} s; try again"
+                )
+            raise meant from error
+        except BaseException:
+            self._end_turn()
+            raise
+        con.writer = self._writer
+        self._commit = _Commit(con, self._generation)
+        return self._commit
+
+    def _begin_immediate(self, con: GuardedConnection, wait: float) -> None:
+        con.execute("BEGIN IMMEDIATE")
+
+    def _end_turn(self) -> None:
+        if self._commit is not None:
+            self._commit.con.writer = None
+        self._commit = None
+        self._writer = None
+        self._turn.release()
+
+    def _finish(self, commit: _Commit) -> None:
+        if commit.generation != self._generation:
+            raise RuntimeError(
+                f"this process was forked inside a commit to {self.where}; the commit is its "
+                "parent's"
+            )
+        try:
+            for filename in commit.sync:
+                self._sync_directory(filename)
+            commit.con.execute("COMMIT")
+        except BaseException as error:
+            # An interrupt may come when the commit is done already.
+            if isinstance(error, sqlite3.Error) or commit.con.in_transaction:
+                self._take_back(commit)
+            else:
+                self._settle(commit)
+            if isinstance(error, sqlite3.Error) and (meant := store_error(error, self.where)):
+                raise meant from error
+            raise
+        self._settle(commit)
+
+    def _settle(self, commit: _Commit) -> None:
+        for spool in commit.adopted:
+            spool.adopted = True
+        self._end_turn()
+        for path in commit.released:
+            path.unlink(missing_ok=True)
+
+    def _take_back(self, commit: _Commit) -> None:
+        if commit.generation != self._generation:
+            return
+        try:
+            # SQLite has taken it back already where the disk was full.
+            if commit.con.in_transaction:
+                commit.con.execute("ROLLBACK")
+            for there, here in commit.taken:
+                os.rename(there, here)
+        finally:
+            self._end_turn()
+
+    def _sync_directory(self, filename: str) -> None:
+        raise NotImplementedError
+
+    # -- byte strings --------------------------------------------------------------------
+
+    def adopt(self, con: sqlite3.Connection, spool: Spool) -> str:
+        commit = self._open_commit(con)
+        if spool.owner != self.token:
+            raise ValueError("a spool is adopted by the process that made it")
+        if spool.adopted or spool in commit.adopted:
+            # Two keys may share the bytes, as long as one of them still does.
+            named = "SELECT 1 FROM Cache WHERE key = ? AND raw = 1"
+            if con.execute(named, (spool.content_id,)).fetchone() is None:
+                raise ValueError("the bytes of this spool were adopted, and released since")
+            return spool.content_id
+        self._insert(con, spool.content_id, spool.filename, spool.value, spool.size)
+        commit.adopted.append(spool)
+        return spool.content_id
+
+    @property
+    @abstractmethod
+    def token(self) -> str:
+        """Names this process; ids begin with it."""
+
+    @abstractmethod
+    def _insert(
+        self,
+        con: sqlite3.Connection,
+        content_id: str,
+        filename: str | None,
+        value: bytes,
+        size: int,
+    ) -> None:
+        """Write the row of a byte string."""
+
+    def release(self, con: sqlite3.Connection, content_ids: Iterable[str]) -> None:
+        commit = self._open_commit(con)
+        for content_id in content_ids:
+            for (filename,) in con.execute(_RELEASE, (content_id,)).fetchall():
+                if filename is not None:
+                    commit.released.append(self.path(filename))
+
+    @abstractmethod
+    def path(self, filename: str) -> Path:
+        """Return where a file is."""
+
+    def open(self, stored: Stored) -> io.BufferedIOBase:
+        mode, filename, value = stored
+        if mode == RAW and type(value) is bytes:
+            return io.BytesIO(value)
+        if mode == BINARY and filename is not None:
+            return open(self.path(filename), "rb")
+        raise DirectoryError(
+            f"{self.where} holds bytes of a kind that mountcache doesn't write (mode {mode}), so "
+            "another program wrote into it; they aren't read"
+        )
+
+    def _open_commit(self, con: sqlite3.Connection) -> _Commit:
+        commit = self._commit
+        if commit is None or commit.con is not con:
+            raise RuntimeError("byte strings are adopted and released inside a commit")
+        return commit
+
+
+_NAMED = " ".join(
+    f"AND NOT EXISTS (SELECT 1 FROM {table} WHERE content = ?1)"
+    for table in ("edit", "copy", "op", "undo")
+)
+_RELEASE = f"DELETE FROM Cache WHERE key = ?1 AND raw = 1 {_NAMED} RETURNING filename"

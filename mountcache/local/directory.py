@@ -1,0 +1,259 @@
+"""A store's directory: whose it is, whether it can be used, and how a new one is made."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from mountcache.errors import DirectoryError, StoreFullError
+from mountcache.local.cache import DATABASE, check_settings
+from mountcache.local.connection import store_error
+from mountcache.local.content import full
+from mountcache.local.schema import APPLICATION_ID, FORMAT
+
+__all__ = [
+    "FileSystem",
+    "Found",
+    "claim",
+    "database_uri",
+    "file_system_of",
+    "fill",
+    "look",
+    "make",
+    "name_again",
+    "sync",
+    "translated",
+]
+
+_SHARED: Final = re.compile(
+    r"nfs[34]?|cifs|smb3|smbfs|ncpfs|afs|ceph|lustre|gpfs|glusterfs|9p|davfs"
+    r"|fuse\.(sshfs|glusterfs|rclone|s3fs|gcsfuse|davfs2?)"
+)
+"""File systems of other machines: the memory that SQLite's readers share isn't shared there."""
+
+_ROOMS: Final = (*(f"{number:02x}" for number in range(256)), "tmp", "partial")
+
+_IGNORED: Final = frozenset({"open.lock", "lost+found"})
+
+FileSystem = Callable[[Path], str]
+"""Tells the type of the file system that a path is on; "" if it can't."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is in a directory that is ours, or may become ours."""
+
+    exists: bool
+    """Whether there is a database that was finished."""
+    whole: bool = False
+    """Whether its subdirectories were made."""
+    settled: bool = False
+    """Whether diskcache's settings are ours."""
+    incarnation: str = ""
+    moved: bool = False
+    """Whether the database was in another place when it was named."""
+
+
+def file_system_of(path: Path) -> str:
+    """Return the type of the file system that `path` is on; "" where that can't be told."""
+    try:
+        text = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return ""
+    real = os.path.realpath(path)
+    best, found = -1, ""
+    for line in text.splitlines():
+        fields = line.split(" ")
+        point = _unescaped(fields[4])
+        inside = real == point or real.startswith(point.rstrip("/") + "/")
+        # Of two mounts on one point the later one is seen.
+        if inside and len(point) >= best:
+            best, found = len(point), fields[fields.index("-", 6) + 1]
+    return found
+
+
+def _unescaped(field: str) -> str:
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        field = field.replace(code, character)
+    return field
+
+
+def claim(path: Path, file_system: FileSystem = file_system_of) -> bool:
+    """Make the directory if it isn't there; return whether it can be written.
+
+    Raises
+    ------
+    DirectoryError
+        If it can't hold a store.
+    """
+    try:
+        if path.exists() and not path.is_dir():
+            raise DirectoryError(f"{path} is a file, and a store needs a directory of its own")
+        kind = file_system(_nearest(path))
+        if _SHARED.fullmatch(kind):
+            raise DirectoryError(
+                f"{path} is on a file system of the type {kind}, which lies on another machine; "
+                "the database of a store needs a local disk: choose a directory on one"
+            )
+        if not path.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, exist_ok=True)
+            path.chmod(0o700)
+        os.listdir(path)
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and full(error):
+            raise StoreFullError(f"the disk of {path} is full: the store can't be made") from error
+        raise DirectoryError(
+            f"the directory {path} can't be used: {_reason(error)}; choose another one"
+        ) from error
+    return os.access(path, os.W_OK | os.X_OK) and (
+        not (path / DATABASE).exists() or os.access(path / DATABASE, os.W_OK)
+    )
+
+
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def _nearest(path: Path) -> Path:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def database_uri(path: Path, mode: str) -> str:
+    """Return what SQLite opens the database of the directory `path` by."""
+    return f"file:{quote(os.fsencode(path / DATABASE))}?{mode}"
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Raise errors of SQLite and of the disk as those of a store."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if (meant := store_error(error, str(path))) is None:
+            raise
+        raise meant from error
+    except OSError as error:
+        if full(error):
+            raise StoreFullError(f"the disk of {path} is full; make room") from error
+        raise DirectoryError(f"the directory {path} can't be used: {_reason(error)}") from error
+
+
+def look(path: Path, mode: str) -> Found:
+    """Find out what is in a directory, by a plain connection that trusts nothing.
+
+    Raises
+    ------
+    DirectoryError
+        If it isn't ours, or is damaged, or of a newer format.
+    """
+    entries = set(os.listdir(path)) - _IGNORED
+    if DATABASE not in entries:
+        if not entries:
+            return Found(exists=False)
+        raise DirectoryError(
+            f"{path} is a store without its database {DATABASE}; restore it from a backup, or "
+            "move the directory away"
+            if "live" in entries
+            else f"{path} isn't empty and isn't a store of mountcache; choose an empty directory"
+        )
+    # Not a guarded connection: it is closed before anything else is opened.
+    uri = database_uri(path, mode)
+    with (
+        translated(path),
+        closing(sqlite3.connect(uri, timeout=5.0, uri=True, isolation_level=None)) as con,
+    ):
+        return _look(con, path, whole="live" in entries)
+
+
+def _look(con: sqlite3.Connection, path: Path, *, whole: bool) -> Found:
+    con.execute("PRAGMA trusted_schema = OFF")
+    (owner,) = con.execute("PRAGMA application_id").fetchone()
+    (version,) = con.execute("PRAGMA user_version").fetchone()
+    tables = {name for (name,) in con.execute("SELECT name FROM sqlite_master")}
+    if not tables and not owner and not version:
+        if whole:
+            raise DirectoryError(
+                f"the database in {path} is damaged (it is empty); restore the directory from a "
+                "backup, or move it away and start with an empty one"
+            )
+        return Found(exists=False)  # somebody was killed while making it
+    if owner != APPLICATION_ID:
+        kind = "a diskcache Cache" if {"Cache", "Settings"} <= tables else "an SQLite database"
+        raise DirectoryError(
+            f"{path} belongs to another program, which has {kind} in it; choose an empty directory"
+        )
+    if version > FORMAT:
+        raise DirectoryError(
+            f"the store in {path} is of format {version}, made by a later version of mountcache; "
+            f"this one reads format {FORMAT}: upgrade mountcache"
+        )
+    settled = check_settings(con, path)
+    named = dict(con.execute("SELECT name, value FROM place"))
+    incarnation = str(named.pop("incarnation"))
+    return Found(True, whole, settled, incarnation, named != _place(path))
+
+
+def _place(path: Path) -> dict[str, int]:
+    """Return what tells a database from a copy of it, and from one restored in its place."""
+    directory, database = os.stat(path), os.stat(path / DATABASE)
+    return {
+        "device": directory.st_dev,
+        "directory": directory.st_ino,
+        "database": database.st_ino,
+    }
+
+
+def make(path: Path) -> None:
+    """Make an empty database file, for its owner alone whatever the umask."""
+    # SQLite gives its other files the rights of this one. No process has it open yet: closing
+    # a descriptor of it later would drop the locks of this process.
+    with suppress(FileExistsError):
+        descriptor = os.open(path / DATABASE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.fchmod(descriptor, 0o600)
+        finally:
+            os.close(descriptor)
+
+
+def fill(path: Path) -> None:
+    """Make the subdirectories, ``live`` last: it says that all are there."""
+    for room in (*_ROOMS, "live"):
+        (path / room).mkdir(mode=0o700, exist_ok=True)
+        (path / room).chmod(0o700)
+    # The first of these writes them all; the others find nothing left to do.
+    for room in (*_ROOMS, "live"):
+        sync(path / room)
+    sync(path)
+    with suppress(PermissionError):
+        sync(path.parent)
+
+
+def sync(directory: Path) -> None:
+    """Make the names in a directory survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def name_again(con: sqlite3.Connection, path: Path) -> str:
+    """Give a store a new incarnation, inside a commit; return it."""
+    incarnation = secrets.token_hex(16)
+    con.execute("CREATE TABLE IF NOT EXISTS place (name TEXT PRIMARY KEY, value) WITHOUT ROWID")
+    con.executemany(
+        "INSERT INTO place VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        {"incarnation": incarnation, **_place(path)}.items(),
+    )
+    return incarnation

@@ -1,0 +1,75 @@
+"""DiskCacheStore: a store in a directory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from functools import partial
+from pathlib import Path
+
+from mountcache.events import EventManager
+from mountcache.local.content import Content
+from mountcache.local.diskcontent import DiskContent, Durability
+from mountcache.local.store import LocalStore
+
+__all__ = ["DiskCacheStore"]
+
+_GIB = 2**30
+
+
+class DiskCacheStore(LocalStore):
+    """A store in a directory, which many threads and processes may share.
+
+    It is opened at its first use, or by `connect`.
+
+    Parameters
+    ----------
+    directory
+        Made if it isn't there; ``~`` is the user's home. It must be on a local disk.
+    size_limit
+        Bytes that clean copies under a mount may take, fixed when the directory is made; None:
+        a tenth of what is free on the disk then, at most 10 GiB.
+    min_free
+        Bytes of the disk that clean copies leave free.
+    durability
+        "full": a `set` that has returned survives a power cut; "normal": the last ones may be
+        lost.
+    event_manager
+        Who hears of changes.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        size_limit: int | None = None,
+        min_free: int = _GIB,
+        durability: Durability = "full",
+        event_manager: EventManager | None = None,
+    ) -> None:
+        self.directory = Path(os.path.abspath(os.path.expanduser(directory)))
+        self.durability: Durability = durability
+        self._given_limit = size_limit
+        super().__init__(
+            self._open_disk, size_limit=size_limit, min_free=min_free, event_manager=event_manager
+        )
+
+    def _open_disk(self) -> Content:
+        content = DiskContent(self.directory, durability=self.durability)
+        if self._size_limit is None:
+            # Counts only where the catalog is about to be made.
+            self._size_limit = min(shutil.disk_usage(self.directory).free // 10, 10 * _GIB)
+        return content
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Another process opens the directory for itself; listeners stay here.
+        make = partial(
+            DiskCacheStore,
+            size_limit=self._given_limit,
+            min_free=self._min_free,
+            durability=self.durability,
+        )
+        return make, (self.directory,)
+
+    def __repr__(self) -> str:
+        return f"DiskCacheStore({str(self.directory)!r})"

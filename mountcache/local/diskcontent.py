@@ -1,0 +1,455 @@
+"""DiskContent: byte strings in a directory that many threads and processes share.
+
+One diskcache Cache, with the catalog's tables in its database: one log, one flush, one commit
+for bytes and row. Small byte strings lie in their rows, large ones are files. The order that a
+power cut can't break: the file is written, moved to its place and synced, its directory is
+synced, then the row that names it is committed.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+import threading
+import time
+import weakref
+from itertools import count
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from mountcache.errors import DirectoryError, IntegrityError, ReadOnlyStoreError, StoreError
+from mountcache.local import directory as places
+from mountcache.local.cache import (
+    DATABASE,
+    SETTINGS,
+    StoreCache,
+    checked_filename,
+    filename_of,
+    write_settings,
+)
+from mountcache.local.connection import GuardedConnection
+from mountcache.local.content import (
+    BINARY,
+    MIN_FILE_SIZE,
+    RAW,
+    WAIT,
+    DatabaseContent,
+    Spool,
+)
+from mountcache.local.forking import watch
+from mountcache.local.liveness import FileLock, Liveness, ReadOnlyLock, collect
+from mountcache.local.schema import APPLICATION_ID
+
+__all__ = ["DiskContent", "Durability"]
+
+Durability = Literal["full", "normal"]
+
+_INSERT = """
+INSERT INTO Cache (key, raw, store_time, access_time, size, mode, filename, value)
+VALUES (?, 1, ?, ?, ?, ?, ?, ?)
+"""
+
+_ROOMS = [f"{number:02x}" for number in range(256)]
+
+
+class DiskContent(DatabaseContent):
+    """The bytes of a store, in a directory.
+
+    Parameters
+    ----------
+    directory
+        Made if it isn't there; ``~`` is the user's home.
+    durability
+        "full": what is committed survives a power cut; "normal": it may lose the last moments.
+    file_system
+        Tells the type of the file system that a path is on.
+
+    Raises
+    ------
+    DirectoryError
+        If it is not ours, not usable, damaged, or of a newer format.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        durability: Durability = "full",
+        file_system: places.FileSystem = places.file_system_of,
+    ) -> None:
+        if durability not in ("full", "normal"):
+            raise ValueError(f"durability is 'full' or 'normal', not {durability!r}")
+        self.directory = Path(os.path.abspath(os.path.expanduser(directory)))
+        super().__init__(str(self.directory))
+        self.durable = durability == "full"
+        self.boot = _boot()
+        self.incarnation = ""
+        self.fresh_incarnation = False
+        self._local = threading.local()
+        self._opening = threading.RLock()
+        self._connections: weakref.WeakSet[GuardedConnection] = weakref.WeakSet()
+        self._at_rest: list[GuardedConnection] = []
+        self._locks: dict[str, FileLock] = {}
+        self._liveness: Liveness | None = None
+        self._closed = ""
+        self._mode = "mode=rw"
+        self._cache: StoreCache | None = None
+        self.readonly = not places.claim(self.directory, file_system)
+        with places.translated(self.directory):
+            self._open()
+        watch(self)
+
+    # -- opening -------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        path = self.directory
+        if self.readonly:
+            self._open_readonly()
+            return
+        found = places.look(path, self._mode)
+        if not (found.exists and found.whole and found.settled) or found.moved:
+            lock = FileLock(path / "open.lock")
+            if not lock.acquire(WAIT):
+                raise DirectoryError(f"{path} is being made by {lock.holder()}; try again")
+            try:
+                found = self._mend(places.look(path, self._mode))
+            finally:
+                lock.release()
+        self.incarnation = found.incarnation
+        self._begin_life()
+        collect(path, self.token, ["tmp"], lambda names: set())
+
+    def _mend(self, found: places.Found) -> places.Found:
+        """Bring a directory that isn't finished, or isn't where it was, into its proper state."""
+        path = self.directory
+        incarnation = found.incarnation
+        if not found.exists:
+            places.make(path)
+        con = self.connection()
+        if not found.exists or not found.settled or found.moved:
+            con.execute("BEGIN IMMEDIATE")
+            try:
+                if not found.exists:
+                    con.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                    StoreCache(self.where, lambda: con, self.new_id, create=True)
+                write_settings(con)
+                if not found.exists or found.moved:
+                    self.fresh_incarnation = found.exists
+                    incarnation = places.name_again(con, path)
+                con.execute("COMMIT")
+            except BaseException:
+                if con.in_transaction:
+                    con.execute("ROLLBACK")
+                raise
+        if not found.whole:
+            path.chmod(0o700)
+            places.fill(path)
+        return places.Found(True, True, True, incarnation)
+
+    def _open_readonly(self) -> None:
+        path = self.directory
+        if not (path / DATABASE).exists():
+            raise DirectoryError(
+                f"{path} can't be written, so no store can be made in it; choose another directory"
+            )
+        self._mode = "mode=ro"
+        try:
+            found = places.look(path, self._mode)
+        except DirectoryError:
+            # Without the files beside the database SQLite reads it only if it is told that
+            # nobody changes it; what is in a log would be missed then.
+            if self._has_log():
+                raise DirectoryError(
+                    f"{path} can't be written, and the last changes of its database are in a log "
+                    f"({DATABASE}-wal) that has to be read in first: open the store once where "
+                    "it can be written"
+                ) from None
+            self._mode = "immutable=1"
+            found = places.look(path, self._mode)
+        if not found.exists:
+            raise DirectoryError(f"the store in {path} isn't finished, and can't be written here")
+        self.incarnation = found.incarnation
+        if found.moved:
+            self.incarnation, self.fresh_incarnation = secrets.token_hex(16), True
+        self._begin_life()
+
+    def _has_log(self) -> bool:
+        try:
+            return os.stat(self.directory / f"{DATABASE}-wal").st_size > 0
+        except FileNotFoundError:
+            return False
+
+    def _begin_life(self) -> None:
+        if self.readonly:
+            self._token = secrets.token_hex(16)
+        else:
+            self._liveness = Liveness(self.directory / "live")
+            self._token = self._liveness.token
+        self._counter = count(secrets.randbelow(256))
+
+    @property
+    def token(self) -> str:
+        return self._token
+
+    @property
+    def cache(self) -> StoreCache:
+        """The diskcache Cache, for looking at: its setters know nothing of the catalog."""
+        if self._cache is None:
+            self._cache = StoreCache(self.where, self.connection, self.new_id)
+        return self._cache
+
+    def new_id(self) -> str:
+        """Return the id of a new byte string."""
+        return f"{self._token}-{next(self._counter):x}"
+
+    # -- connections ---------------------------------------------------------------------
+
+    def connection(self) -> GuardedConnection:
+        if self._mode == "immutable=1" and self._has_log():
+            self._reopen_beside_writer()
+        try:
+            con: GuardedConnection = self._local.connection
+        except AttributeError:
+            return self._connect()
+        return con
+
+    def _connect(self) -> GuardedConnection:
+        with self._opening:
+            if self._closed:
+                raise StoreError(self._closed)
+            con = sqlite3.connect(
+                places.database_uri(self.directory, self._mode),
+                timeout=WAIT,
+                isolation_level=None,
+                # Closed from another thread, under its guard: at a close, and after a fork.
+                check_same_thread=False,
+                factory=GuardedConnection,
+                uri=True,
+            )
+            self._connections.add(con)
+        con.execute("PRAGMA trusted_schema = OFF")
+        con.execute(f"PRAGMA cache_size = {SETTINGS['sqlite_cache_size']}")
+        con.execute(f"PRAGMA mmap_size = {SETTINGS['sqlite_mmap_size']}")
+        if not self.readonly:
+            # The first two count while the database is empty; later they read alike.
+            con.execute(f"PRAGMA auto_vacuum = {SETTINGS['sqlite_auto_vacuum']}")
+            (journal,) = con.execute("PRAGMA journal_mode = wal").fetchone()
+            if journal != "wal":
+                raise DirectoryError(
+                    f"the file system of {self.directory} can't share memory between processes, "
+                    "which the database of a store needs; choose a directory on a local disk"
+                )
+            con.execute(f"PRAGMA synchronous = {2 if self.durable else 1}")
+            con.execute("PRAGMA wal_autocheckpoint = 64")
+            con.execute(f"PRAGMA journal_size_limit = {256 * 1024}")
+        self._local.connection = con
+        return con
+
+    def _reopen_beside_writer(self) -> None:
+        with self._opening:
+            if self._mode == "immutable=1":
+                self._mode = "mode=ro"
+                self._local = threading.local()
+
+    def _begin_immediate(self, con: GuardedConnection, wait: float) -> None:
+        hurried = wait < WAIT - 0.1 or wait > WAIT
+        if hurried:
+            con.execute(f"PRAGMA busy_timeout = {int(wait * 1000)}")
+        try:
+            con.execute("BEGIN IMMEDIATE")
+        finally:
+            if hurried:
+                con.execute(f"PRAGMA busy_timeout = {int(WAIT * 1000)}")
+
+    def close(self) -> None:
+        with self._turn, self._opening:
+            if self._closed:
+                return
+            self._closed = f"the store in {self.directory} is closed; connect() opens it again"
+            self._local = threading.local()
+            self._cache = None
+            for con in list(self._connections):
+                con.close()
+            if self._liveness is not None:
+                self._liveness.end()
+
+    # -- byte strings --------------------------------------------------------------------
+
+    def spool(self) -> Spool:
+        return Spool(self.new_id(), self._token, self)
+
+    def create(self, content_id: str) -> tuple[BinaryIO, Path]:
+        """Open a new temporary file, as `Files` asks."""
+        if self.readonly:
+            raise ReadOnlyStoreError(f"{self.directory} can only be read here")
+        path = self.directory / "tmp" / content_id
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.fchmod(descriptor, 0o600)
+        return open(descriptor, "w+b"), path
+
+    def place(self, temporary: Path, content_id: str) -> str:
+        """Move a finished file to where it stays, as `Files` asks."""
+        filename = filename_of(content_id)
+        there = self.directory / filename
+        try:
+            os.rename(temporary, there)
+        except FileNotFoundError:
+            # A stranger's clear() removes directories that are empty.
+            there.parent.mkdir(mode=0o700, exist_ok=True)
+            places.sync(self.directory)
+            os.rename(temporary, there)
+        return filename
+
+    def path(self, filename: str) -> Path:
+        return self.directory / checked_filename(filename, self.directory)
+
+    def sync_directory(self, filename: str) -> None:
+        """Make the name of a file survive a power cut, as `Files` asks."""
+        places.sync((self.directory / filename).parent)
+
+    def remove(self, filename: str) -> None:
+        """Remove a file, as `Files` asks."""
+        self.path(filename).unlink(missing_ok=True)
+
+    def room(self) -> str:
+        """Return how much room there is, as `Files` asks."""
+        return f"{self.free_bytes()} bytes are free on the disk of {self.directory}"
+
+    def adopt_file(
+        self, con: sqlite3.Connection, path: Path, sha: str, size: int, durable: bool
+    ) -> str:
+        commit = self._open_commit(con)
+        content_id = self.new_id()
+        if (found := path.stat().st_size) != size:
+            raise IntegrityError(f"{path} has {found} bytes where {size} were expected")
+        if size < MIN_FILE_SIZE:
+            self._insert(con, content_id, None, path.read_bytes(), size)
+            commit.released.append(path)
+            return content_id
+        if durable:
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        filename = self.place(path, content_id)
+        commit.taken.append((self.directory / filename, path))
+        if durable:
+            self.sync_directory(filename)
+        self._insert(con, content_id, filename, b"", size)
+        return content_id
+
+    def _insert(
+        self,
+        con: sqlite3.Connection,
+        content_id: str,
+        filename: str | None,
+        value: bytes,
+        size: int,
+    ) -> None:
+        now = time.time()
+        stored = (0, RAW, None, value) if filename is None else (size, BINARY, filename, None)
+        con.execute(_INSERT, (content_id, now, now, *stored))
+
+    def sync_file(self, content_id: str) -> None:
+        row = (
+            self.connection()
+            .execute("SELECT filename FROM Cache WHERE key = ? AND raw = 1", (content_id,))
+            .fetchone()
+        )
+        if row is None:
+            raise FileNotFoundError(content_id)
+        if row[0] is not None:
+            with open(self.path(row[0]), "rb") as file:
+                os.fsync(file.fileno())
+            self.sync_directory(row[0])
+
+    def free_bytes(self) -> int:
+        found = os.statvfs(self.directory)
+        return found.f_bavail * found.f_frsize
+
+    # -- other processes -----------------------------------------------------------------
+
+    def lock(self, name: str) -> FileLock | ReadOnlyLock:
+        path = self.directory / f"{name}.lock"
+        if self.readonly:
+            return ReadOnlyLock(path)
+        return self._locks.setdefault(name, FileLock(path))
+
+    def gc(self) -> int:
+        if self.readonly:
+            raise ReadOnlyStoreError(f"{self.directory} can only be read here")
+        return collect(self.directory, self._token, ["tmp", "partial", *_ROOMS], self._named)
+
+    def _named(self, filenames: set[str]) -> set[str]:
+        """Pick the files that a row names; by id where that is quick, else by looking at all."""
+        con = self.connection()
+        named = {
+            filename
+            for filename in filenames
+            if con.execute(
+                "SELECT 1 FROM Cache WHERE key = ? AND raw = 1 AND filename = ?",
+                (Path(filename).stem, filename),
+            ).fetchone()
+        }
+        if con.execute("SELECT 1 FROM sqlite_master WHERE name = 'partial'").fetchone():
+            named |= {
+                f"partial/{name}"
+                for (name,) in con.execute("SELECT name FROM partial")
+                if f"partial/{name}" in filenames
+            }
+        if filenames - named:
+            rows = con.execute("SELECT filename FROM Cache WHERE filename IS NOT NULL")
+            named |= filenames & {filename for (filename,) in rows}
+        return named
+
+    def before_fork(self) -> None:
+        self._turn.acquire()
+        self._opening.acquire()
+        # Held on to: else those of other threads would be closed half-way in the child.
+        self._at_rest = list(self._connections)
+        for con in self._at_rest:
+            con.guard.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        for con in self._at_rest:
+            con.guard.release()
+        self._at_rest = []
+        self._opening.release()
+        self._turn.release()
+
+    def after_fork_in_child(self) -> None:
+        self._generation += 1
+        connections, self._at_rest = self._at_rest, []
+        self._turn = threading.RLock()
+        self._opening = threading.RLock()
+        self._local = threading.local()
+        self._connections = weakref.WeakSet()
+        self._cache = None
+        if self._writer is not None:
+            # Its own thread forked inside a commit: to close that would undo, in memory that
+            # is shared, what the parent is writing. It stays open, and nothing works here.
+            self._closed = (
+                f"this process was forked inside a commit to {self.directory}, so it can't use "
+                "the store; fork outside of it"
+            )
+            _left_alone.extend(connections)
+            self._writer = self._commit = None
+            return
+        for con in connections:
+            con.close()
+        for lock in self._locks.values():
+            lock.forget()
+        if self._closed:
+            return
+        if self._liveness is not None:
+            self._liveness.forget()
+        self._begin_life()
+
+
+_left_alone: list[GuardedConnection] = []
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,254 @@
+"""OS locks in a store's directory, and what is removed of processes that died.
+
+flock is used directly rather than through filelock: a lock has to be dropped in a forked child
+without being given back, which takes the descriptor itself, and a lock that would fall back to
+a mere file where the system has none wouldn't end with its holder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from mountcache.errors import ReadOnlyStoreError
+
+__all__ = ["FileLock", "Liveness", "ReadOnlyLock", "collect"]
+
+_TOKEN: Final = re.compile(r"([0-9a-f]{32})-")
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+class FileLock:
+    """A lock that one holder at a time has, in whatever thread or process. Not re-entrant.
+
+    Parameters
+    ----------
+    path
+        Its file, which stays when it is given back.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._mutex = threading.Lock()
+        self._held: int | None = None
+        self._open: set[int] = set()
+
+    def acquire(self, timeout: float) -> bool:
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with self._mutex:
+            self._open.add(descriptor)
+        if _lock(descriptor):
+            self._take(descriptor)
+            return True
+        if timeout <= 0:
+            self._drop(descriptor)
+            return False
+        return self._wait(descriptor, timeout)
+
+    def _wait(self, descriptor: int, timeout: float) -> bool:
+        # flock knows no time-out: a thread waits in it, and gives the lock back at once if
+        # nobody wants it any more by then.
+        decided = threading.Lock()
+        done = threading.Event()
+        wanted = True
+
+        def wait() -> None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with decided:
+                if wanted:
+                    self._take(descriptor)
+                    done.set()
+                else:
+                    self._drop(descriptor)
+
+        threading.Thread(target=wait, name=f"waiting for {self._path}", daemon=True).start()
+        interrupted = True
+        try:
+            done.wait(timeout)
+            interrupted = False
+        finally:
+            with decided:
+                wanted = False
+            if interrupted and done.is_set():
+                self.release()
+        return done.is_set()
+
+    def _take(self, descriptor: int) -> None:
+        self._held = descriptor
+        with suppress(OSError):  # a full disk keeps nobody from holding a lock
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
+
+    def _drop(self, descriptor: int) -> None:
+        with self._mutex:
+            self._open.discard(descriptor)
+        # Said aloud: closing alone frees nothing while a child forked meanwhile has a duplicate.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+    def release(self) -> None:
+        descriptor, self._held = self._held, None
+        if descriptor is None:
+            raise RuntimeError(f"{self._path.name} isn't held")
+        self._drop(descriptor)
+
+    def holder(self) -> str:
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return ""
+        try:
+            if _lock(descriptor):
+                return ""
+            return os.pread(descriptor, 300, 0).decode(errors="replace") or "a process"
+        finally:
+            os.close(descriptor)
+
+    def forget(self) -> None:
+        """Drop, in a forked child, what its parent holds."""
+        for descriptor in self._open:
+            os.close(descriptor)
+        self._mutex = threading.Lock()
+        self._open = set()
+        self._held = None
+
+
+class ReadOnlyLock:
+    """The lock of a directory that can't be written: nobody can take it here."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def acquire(self, timeout: float) -> bool:
+        raise ReadOnlyStoreError(f"{self._path.parent} can only be read here")
+
+    def release(self) -> None:
+        raise RuntimeError(f"{self._path.name} isn't held")
+
+    def holder(self) -> str:
+        return ""
+
+
+class Liveness:
+    """This process's own lock in ``live/``, under a name that nobody had before.
+
+    Parameters
+    ----------
+    directory
+        The directory of the locks.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.token, self._descriptor = self._announce()
+
+    def _announce(self) -> tuple[str, int]:
+        while True:
+            token = secrets.token_hex(16)
+            path = self._directory / token
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            # Before it was locked, somebody may have taken it for a dead one's and removed it.
+            if _lock(descriptor) and os.fstat(descriptor).st_nlink:
+                return token, descriptor
+            os.close(descriptor)
+
+    def end(self) -> None:
+        """Say that this process has left nothing behind."""
+        (self._directory / self.token).unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+    def forget(self) -> None:
+        """Drop, in a forked child, what its parent holds."""
+        os.close(self._descriptor)
+
+
+class _Dead:
+    """Which tokens belong to processes that are gone; their locks are held until `end`."""
+
+    def __init__(self, directory: Path, mine: str) -> None:
+        self._directory = directory
+        self._known: dict[str, int | None] = {}
+        """Token: the descriptor of its lock; None: it is alive; -1: it has no lock."""
+        self._known[mine] = None
+
+    def __contains__(self, token: str) -> bool:
+        if token not in self._known:
+            self._known[token] = self._look(token)
+        return self._known[token] is not None
+
+    def _look(self, token: str) -> int | None:
+        try:
+            descriptor = os.open(self._directory / token, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return -1  # a process has its lock before it makes its first file
+        if _lock(descriptor):
+            return descriptor
+        os.close(descriptor)
+        return None
+
+    def end(self) -> None:
+        """Forget the dead, now that they have left nothing behind."""
+        for token, descriptor in self._known.items():
+            if descriptor is not None and descriptor >= 0:
+                (self._directory / token).unlink(missing_ok=True)
+                os.close(descriptor)
+
+
+def collect(
+    directory: Path, mine: str, rooms: Iterable[str], named: Callable[[set[str]], set[str]]
+) -> int:
+    """Remove files of dead processes that no row names, then forget the dead.
+
+    Parameters
+    ----------
+    directory
+        The store's.
+    mine
+        The token of this process.
+    rooms
+        Subdirectories to look through.
+    named
+        Picks, of some files, those that a row names; a dead process names no more of them.
+
+    Returns
+    -------
+    int
+        How many files were removed.
+    """
+    dead = _Dead(directory / "live", mine)
+    try:
+        for token in os.listdir(directory / "live"):
+            _ = token in dead
+        left = {f"{room}/{name}" for room in rooms for name in _of_the(dead, directory / room)}
+        left -= named(left)
+        for filename in left:
+            (directory / filename).unlink(missing_ok=True)
+    finally:
+        dead.end()
+    return len(left)
+
+
+def _of_the(dead: _Dead, room: Path) -> Iterator[str]:
+    try:
+        names = os.listdir(room)
+    except FileNotFoundError:
+        return  # a stranger's clear() removes directories that are empty
+    for name in names:
+        token = _TOKEN.match(name)
+        if token and token[1] in dead:
+            yield name

@@ -1,0 +1,143 @@
+"""Several writes at once."""
+
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from mountcache.local.store import LocalStore
+from tests.serve.client import JSON, RELATED, Client, Reply, multipart, tag, version
+
+# What HTTP alone decides needs no second store.
+in_memory = pytest.mark.parametrize("store", ["memory"], indirect=True)
+
+
+def _batch(*operations: dict[str, Any], data: tuple[bytes, ...] = ()) -> dict[str, Any]:
+    document = json.dumps({"operations": operations}).encode()
+    parts = [("application/octet-stream", each) for each in data]
+    return {"body": multipart((JSON, document), *parts), "Content_Type": RELATED}
+
+
+def _post(call: Client, *operations: dict[str, Any], data: tuple[bytes, ...] = ()) -> Reply:
+    sent = _batch(*operations, data=data)
+    return call("POST", "/batch", sent["body"], Content_Type=sent["Content_Type"])
+
+
+def test_a_batch_does_all_in_one_commit(call: Client, store: LocalStore) -> None:
+    call.put("old", b"old", {"a": 1})
+    call.put("gone", b"gone", {})
+    call.put("kept", b"kept", {"k": 1})
+    reply = _post(
+        call,
+        {"op": "put", "key": "new", "part": 2, "metadata": {"n": 1}, "if_none_match": True},
+        {"op": "put", "key": "kept", "part": 1},
+        {"op": "put-metadata", "key": "old", "metadata": {}, "if_match": version(b"old", {"a": 1})},
+        {"op": "delete", "key": "gone", "if_match": version(b"gone", {})},
+        data=(b"one", b"two"),
+    )
+    assert reply.status == 200
+    assert json.loads(reply.body) == {
+        "results": [
+            {"key": "new", "version": version(b"two", {"n": 1})},
+            {"key": "kept", "version": version(b"one", {"k": 1})},
+            {"key": "old", "version": version(b"old", {})},
+            {"key": "gone", "version": None},
+        ]
+    }
+    assert call.get("new").body == b"two"
+    assert call.get("new").headers["etag"] == tag(b"two", {"n": 1})
+    assert call.get("kept").body == b"one"
+    assert call.get("gone").status == 404
+
+
+@pytest.mark.parametrize(
+    ("last", "status"),
+    [
+        ({"op": "put", "key": "k", "part": 2, "metadata": {}, "if_match": "other"}, 412),
+        ({"op": "put", "key": "k", "part": 2, "if_none_match": True}, 412),
+        ({"op": "delete", "key": "none"}, 404),
+        ({"op": "put", "key": "a//b", "part": 2}, 400),
+        ({"op": "put", "key": "b", "part": 3}, 400),
+        ({"op": "put", "key": "b", "part": 1}, 400),
+        ({"op": "put", "key": "b"}, 400),
+        ({"op": "put", "key": "new", "part": 2}, 400),
+        ({"op": "put", "key": "b", "part": 2, "iff_match": "x"}, 400),
+        ({"op": "put", "key": "b", "part": 2, "if_match": "x", "if_none_match": True}, 400),
+        ({"op": "put", "key": "b", "part": 2, "metadata": []}, 400),
+        ({"op": "put", "key": 7, "part": 2}, 400),
+        ({"op": "move", "key": "b"}, 400),
+        ({"op": "put-metadata", "key": "b"}, 400),
+        ("delete everything", 400),
+    ],
+)
+def test_a_batch_of_which_one_is_refused_does_nothing(call: Client, last: Any, status: int) -> None:
+    call.put("k", b"theirs", {})
+    reply = _post(
+        call,
+        {"op": "put", "key": "new", "part": 1, "metadata": {}},
+        {"op": "put-metadata", "key": "x", "metadata": {}},
+        last,
+        data=(b"one", b"two") if isinstance(last, dict) and "part" in last else (b"one",),
+    )
+    assert reply.status == status
+    if status != 400:
+        assert (reply.problem["key"], reply.problem["operation"]) == (last["key"], 2)
+    if status == 412:
+        assert reply.problem["found"] == version(b"theirs", {})
+    assert json.loads(call("GET", "/index.json").body) == {"k": {}}
+
+
+def test_of_batches_over_one_version_exactly_one_wins(call: Client) -> None:
+    call.put("a", b"base", {})
+    base = version(b"base", {})
+    barrier = threading.Barrier(8)
+
+    def post(number: int) -> int:
+        barrier.wait()
+        data = b"%d" % number
+        return _post(
+            call,
+            {"op": "put", "key": "a", "part": 1, "metadata": {}, "if_match": base},
+            {"op": "put", "key": f"b{number}", "part": 2, "metadata": {}},
+            data=(data, data),
+        ).status
+
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(post, range(8)))
+    assert sorted(statuses) == [200] + [412] * 7
+    assert len(json.loads(call("GET", "/index.json").body)) == 2
+
+
+@in_memory
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        (b"{}", "text/plain", 415),
+        (b"{}", JSON, 400),
+        (b'{"operations": []}', JSON, 400),
+        (b"[1]", JSON, 400),
+        (b"{", JSON, 400),
+        (b"", RELATED, 400),
+        (b"{}", "multipart/related", 400),
+    ],
+)
+def test_what_is_no_batch_is_refused(call: Client, body: bytes, kind: str, status: int) -> None:
+    assert call("POST", "/batch", body, Content_Type=kind).status == status
+
+
+def test_a_batch_without_data_can_be_plain_json(call: Client) -> None:
+    body = '{"operations": [{"op": "put-metadata", "key": "k", "metadata": {"a": 1}}]}'
+    assert call("POST", "/batch", body, Content_Type=JSON).status == 200
+    assert call("GET", "/keys/k/metadata").body == b'{"a":1}'
+
+
+def test_a_batch_has_a_limit(call: Client) -> None:
+    said = call.raw(
+        b"POST /batch HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+        b"Content-Type: application/json\r\nContent-Length: 67108865\r\n\r\n"
+    )
+    assert b" 413 " in said.split(b"\r\n")[0]
