@@ -28,6 +28,7 @@ from mountcache.jsonform import content_version, parse, spelling
 from mountcache.local.catalog import matcher
 from mountcache.local.decide import copy_version, seen_of_copy, seen_of_entry
 from mountcache.local.records import Copy, Edit, Entry, Row, Seen
+from mountcache.local.store import reread
 from mountcache.local.value import Snapshot
 from mountcache.sync import fetch
 from mountcache.sync.mount import Mount
@@ -129,6 +130,9 @@ class Overlay:
             warm = self.warm(key, options)
             if warm is not None:
                 return warm
+        return reread(lambda: self._cold(key, options, data=data), key)
+
+    def _cold(self, key: str, options: Options, *, data: bool) -> Value:
         row = self._mount.staging.row(key, mounted=True)
         if row.edit is not None:
             return self._staged(row, row.edit, options)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from encore.storage.tests import (  # type: ignore[import-untyped]
+from encore.storage.tests import (
     abstract_test,
     mounted_store_test,
 )

@@ -229,11 +229,11 @@ def make(path: Path) -> None:
 def fill(path: Path) -> None:
     """Make the subdirectories, ``live`` last: it says that all are there."""
     for room in (*_ROOMS, "live"):
-        (path / room).mkdir(mode=0o700, exist_ok=True)
-        (path / room).chmod(0o700)
-    # The first of these writes them all; the others find nothing left to do.
-    for room in (*_ROOMS, "live"):
-        sync(path / room)
+        name = os.path.join(path, room)
+        with suppress(FileExistsError):
+            os.mkdir(name, 0o700)
+        os.chmod(name, 0o700)
+    # Their names are on disk after this; each is synced itself when a file comes into it.
     sync(path)
     with suppress(PermissionError):
         sync(path.parent)

@@ -27,7 +27,7 @@ from mountcache.abc import (
     select_from,
     unpack,
 )
-from mountcache.errors import StoreUnavailableError
+from mountcache.errors import IntegrityError, StoreUnavailableError
 from mountcache.events import EventManager
 from mountcache.jsonform import parse, spelling
 from mountcache.keys import check_key
@@ -38,7 +38,9 @@ from mountcache.local.records import Edit, StoredRecord
 from mountcache.local.staging import Announce, Staging
 from mountcache.local.value import Snapshot
 
-__all__ = ["LocalStore", "default_author"]
+__all__ = ["LocalStore", "default_author", "reread"]
+
+_REREADS = 100
 
 _RECORDS = """
 SELECT key, meta, size, sha, version, at FROM edit
@@ -122,6 +124,9 @@ class LocalStore(AbstractStore):
             self._catalog = self._staging = self._journal = None
 
     def get(self, key: str) -> Value:
+        return reread(lambda: self._get(key), key)
+
+    def _get(self, key: str) -> Value:
         edit = self._edit(key)
         if edit.kind == "meta":
             return self._snapshot(edit, None, lambda: self._bytes_elsewhere(key))
@@ -300,6 +305,25 @@ class LocalStore(AbstractStore):
             if len(page) < PAGE:
                 return
             after = page[-1][0]
+
+
+def reread(read: Callable[[], Value], key: str) -> Value:
+    """Read a key again if its bytes were replaced between its row and its file.
+
+    Raises
+    ------
+    IntegrityError
+        If its bytes are missing for good.
+    """
+    for _ in range(_REREADS):
+        try:
+            return read()
+        except FileNotFoundError:
+            continue
+    raise IntegrityError(
+        f"the bytes of {key!r} are missing from the store's directory, though it is staged; "
+        "restore the directory from a backup, or set the key again"
+    )
 
 
 def default_author() -> str:

@@ -12,6 +12,7 @@ from mountcache.abc import ABSENT, Base
 from mountcache.errors import ConflictError, InvalidKeyError
 from mountcache.jsonform import spelling
 from mountcache.keys import check_http_key
+from mountcache.serve.answers import absent
 from mountcache.serve.body import Body, MultipartReader, media_type
 from mountcache.serve.served import Served
 from mountcache.serve.wire import Problem, bad, conflict
@@ -127,26 +128,23 @@ def apply_batch(store: Served, operations: list[Operation]) -> list[dict[str, An
     Problem
         Names the operation that couldn't be done.
     """
-    number = 0
+    results: list[dict[str, Any]] = []
     try:
         with store.transaction("batch"):
-            results = []
-            for number, each in enumerate(operations):
+            for each in operations:
                 # A read inside the transaction is compared again at its commit.
                 store.exists(each.key)
                 _apply(store, each)
                 version = None if each.op == "delete" else store.version_of(each.key)
                 results.append({"key": each.key, "version": version})
-            number = -1
     except ConflictError as error:
         problem = conflict(error.key, error.expected, error.found)
     except KeyError:
-        key = operations[number].key
-        problem = Problem(404, "no-such-key", "The key isn't there", f"no key {key!r}", key=key)
+        problem = absent(operations[len(results)].key)
     else:
         return results
-    if number >= 0:
-        problem.members["operation"] = number
+    if len(results) < len(operations):
+        problem.members["operation"] = len(results)
     raise problem
 
 

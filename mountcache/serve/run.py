@@ -20,7 +20,7 @@ from mountcache.errors import ConfigurationError
 from mountcache.serve.origin import OriginApp
 from mountcache.serve.served import Served
 
-__all__ = ["Origin", "run_origin"]
+__all__ = ["Origin", "listen", "run_origin"]
 
 _BACKLOG = 512
 _GRACE = 5.0
@@ -52,7 +52,8 @@ class _Server(Server):
         self._ssp = None
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; ConfigurationError if it can't."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
@@ -78,7 +79,7 @@ async def _serve(
     listening: socket.socket,
     stopping: asyncio.Event,
     ready: Callable[[], None],
-    grace: float = _GRACE,
+    grace: float,
 ) -> None:
     app = OriginApp(store, loopback=_is_loopback(listening))
     server = _Server(app, listening)
@@ -99,7 +100,8 @@ async def _serve(
         serving.cancel()
         with suppress(asyncio.CancelledError):
             await serving
-        app.close()
+        # The threads may still wait for something of this loop.
+        await asyncio.to_thread(app.close)
 
 
 def run_origin(
@@ -139,7 +141,7 @@ def run_origin(
     if opened:
         store.connect()
     try:
-        listening = _listen(host, port)
+        listening = listen(host, port)
         url = _url(listening)
         asyncio.run(
             _until_signal(store, listening, lambda: ready(url) if ready else None, lifeline)
@@ -167,7 +169,7 @@ async def _until_signal(
         loop.add_reader(lifeline, stop)
     for each in signals:
         loop.add_signal_handler(each, stop)
-    await _serve(store, listening, stopping, ready)
+    await _serve(store, listening, stopping, ready, _GRACE)
 
 
 @contextmanager
@@ -194,11 +196,16 @@ class Origin:
         opened at each start and closed at each stop.
     port
         The port; 0 takes a free one.
+    grace
+        Seconds that requests under way have to end when the server stops.
     """
 
-    def __init__(self, store: Served | str | os.PathLike[str], port: int = 0) -> None:
+    def __init__(
+        self, store: Served | str | os.PathLike[str], port: int = 0, *, grace: float = _GRACE
+    ) -> None:
         self._given = store
         self._port = port
+        self._grace = grace
         self._url = ""
         self._thread: threading.Thread | None = None
         self._stop: Callable[[], None] = lambda: None
@@ -217,7 +224,7 @@ class Origin:
         """Start the server; it takes connections when this returns."""
         if self._thread is not None:
             return self
-        listening = _listen("127.0.0.1", self._port)
+        listening = listen("127.0.0.1", self._port)
         self._port, self._url = listening.getsockname()[1], _url(listening)
         started = threading.Event()
         failed: list[BaseException] = []
@@ -274,4 +281,4 @@ class Origin:
                 loop.call_soon_threadsafe(stopping.set)
 
         self._stop = stop
-        await _serve(store, listening, stopping, started.set)
+        await _serve(store, listening, stopping, started.set, self._grace)

@@ -6,11 +6,12 @@ import gzip
 import hashlib
 import io
 import json
+from collections.abc import Callable
 
 import requests
 
 from mountcache.local.store import LocalStore
-from tests.serve.client import JSON, KEYS, Client, version
+from tests.serve.client import JSON, KEYS, Client, Reply, version
 
 
 def test_the_index_has_each_key_with_its_metadata_as_it_is(call: Client) -> None:
@@ -28,12 +29,13 @@ def test_an_index_that_hasnt_changed_is_304(call: Client) -> None:
     call.put("k", b"x", {"a": 1})
     for path in ("/index.json", "/query", "/query?a=1"):
         seen = []
-        for change in (
+        changes: list[Callable[[], Reply]] = [
             lambda: call.put("k", b"y", {"a": 1}),
             lambda: call("PUT", "/keys/k/metadata", '{"a":2}', Content_Type=JSON),
             lambda: call("DELETE", "/keys/k"),
             lambda: call.put("k", b"x", {"a": 1}),
-        ):
+        ]
+        for change in changes:
             mine = call("GET", path).headers["etag"]
             assert mine.startswith('"')
             again = call("GET", path, If_None_Match=mine)
