@@ -47,6 +47,7 @@ def main() -> None:
         with mount() as store:
             first = store.to_bytes("surveys/2024.csv")
             print("read 2024:", store.get("surveys/2024.csv").source)
+            store.update_index()
             report = prefetch(store, "surveys/*")
             print("prefetched:", report.fetched, "here already:", report.already)
 

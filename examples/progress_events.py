@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mountcache import DiskCacheStore
 from mountcache.events import (
+    StoreModificationEvent,
     StoreProgressEndEvent,
     StoreProgressStartEvent,
     StoreProgressStepEvent,

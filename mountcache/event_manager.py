@@ -112,7 +112,7 @@ class EventManager:
         self,
         cls: type[_E],
         func: Callable[[_E], object],
-        filter: Mapping[str, object] | None = None,
+        filter: Mapping[str, object] | None = None,  # noqa: A002 (encore's name)
         priority: int = 0,
         *,
         weak: bool = False,

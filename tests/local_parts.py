@@ -11,7 +11,6 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import mountcache
 from mountcache.local import schema
 from mountcache.local.content import DatabaseContent, Spool
 from mountcache.local.diskcontent import DiskContent
@@ -19,7 +18,7 @@ from mountcache.local.diskcontent import DiskContent
 SMALL = b"twenty-nine bytes of something"
 LARGE = b"more than fits in a row " * 5000
 
-ROOT = str(Path(mountcache.__file__).parents[1])
+ROOT = str(Path(__file__).parents[1])
 
 
 def ready(content: DatabaseContent) -> None:
@@ -47,7 +46,7 @@ def keep(content: DatabaseContent, data: bytes, key: str = "key") -> str:
 def name(con: sqlite3.Connection, key: str, content_id: str) -> None:
     con.execute(
         "INSERT INTO edit (key, seq, grp, author, at, notes, kind, content, meta, base_kind)"
-        " VALUES (?, (SELECT count(*) FROM edit), 0, '', 0, '', 'put', ?, '{}', 'none')",
+        " SELECT ?, coalesce(max(seq), 0) + 1, 0, '', 0, '', 'put', ?, '{}', 'none' FROM edit",
         (key, content_id),
     )
 
@@ -73,19 +72,28 @@ def files(content: DiskContent) -> list[Path]:
     )
 
 
-def script(text: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run Python in a process of its own."""
+def script(text: str, *arguments: object, after: str = "") -> str:
+    """Run Python in a process of its own, which has to end well; return what it printed."""
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(text), *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([ROOT, *sys.path])},
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(text) + textwrap.dedent(after),
+            *map(str, arguments),
+        ],
+        env=_environment(),
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    if check:
-        assert done.returncode == 0, done.stderr
-    return done
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([ROOT, *filter(None, sys.path)])}
 
 
 class Running:
@@ -94,7 +102,8 @@ class Running:
     def __init__(self, text: str, *arguments: object) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(text), *map(str, arguments)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([ROOT, *sys.path])},
+            env=_environment(),
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -16,10 +16,10 @@ from encore.storage.tests import (
     abstract_test,
     mounted_store_test,
 )
-from mountcache.local.disk import DiskCacheStore
-from mountcache.local.memory import MemoryStore
 
 from mountcache.abc import AbstractStore
+from mountcache.local.disk import DiskCacheStore
+from mountcache.local.memory import MemoryStore
 from mountcache.mounted import MountedStore
 from mountcache.values import StringValue
 from tests.dictstore import DictStore
@@ -55,7 +55,7 @@ class Stores(unittest.TestCase):
     """Makes stores for a test and takes them away after it."""
 
     # encore's tests use the old name, which Python 3.12 has no more.
-    assertEquals = unittest.TestCase.assertEqual
+    assertEquals = unittest.TestCase.assertEqual  # noqa: N815
 
     def memory(self) -> AbstractStore:
         store = MemoryStore()

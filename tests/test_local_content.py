@@ -404,25 +404,27 @@ def test_room_that_is_left_is_told(content: DatabaseContent) -> None:
 
 
 def test_each_thread_has_a_connection_that_ends_with_it(disk: DiskContent) -> None:
-    def count_descriptors() -> int:
+    def open_files() -> int:
         return sum(
             os.path.realpath(f"/proc/self/fd/{fd}").startswith(str(disk.directory))
             for fd in os.listdir("/proc/self/fd")
         )
 
-    before = count_descriptors()
-    found: list[Any] = []
+    def run_a_thread() -> int:
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+        return open_files()
 
     def look() -> None:
         found.append(disk.connection() is not mine)
         found.append(disk.connection() is disk.connection())
 
+    found: list[bool] = []
     mine = disk.connection()
-    thread = threading.Thread(target=look)
-    thread.start()
-    thread.join()
-    assert found == [True, True]
-    assert count_descriptors() == before
+    after_one = run_a_thread()
+    assert [run_a_thread() for _ in range(5)] == [after_one] * 5
+    assert all(found)
 
 
 def test_close_closes_the_connections_of_all_threads(disk: DiskContent) -> None:

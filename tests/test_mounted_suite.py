@@ -9,7 +9,14 @@ import pytest
 from mountcache.local.disk import DiskCacheStore
 from mountcache.local.memory import MemoryStore
 from mountcache.mounted import MountedStore
-from mountcache.testing import Mounted, MountedStoreTests
+from mountcache.testing import (
+    Entries,
+    Mounted,
+    MountedStoreTests,
+    Populate,
+    StoreReadTests,
+)
+from mountcache.values import StringValue
 from tests.dictstore import DictStore
 from tests.ends import OnDisk, WholeStore, ends
 
@@ -26,10 +33,7 @@ class MountedWhole(WholeStore):
 class TestDiskOnMemory(OnDisk, MountedWhole):
     @pytest.fixture
     def store(self, disk: DiskCacheStore) -> Iterator[MountedStore]:
-        with (
-            MemoryStore() as backing,
-            MountedStore("", disk, backing) as store,
-        ):
+        with MemoryStore() as backing, MountedStore("", disk, backing) as store:
             yield store
 
 
@@ -62,6 +66,56 @@ class TestMountOnMount(OnDisk, MountedWhole):
             MountedStore("", disk, below) as store,
         ):
             yield store
+
+
+class TestReadThrough(OnDisk, StoreReadTests):
+    """What is upstream is read as if it were here."""
+
+    @pytest.fixture
+    def populate(self, disk: DiskCacheStore) -> Iterator[Populate]:
+        with MemoryStore() as backing, MountedStore("", disk, backing) as store:
+
+            def fill(entries: Entries) -> MountedStore:
+                for key, (data, metadata) in entries.items():
+                    backing.set(key, StringValue(data, metadata))
+                return store
+
+            yield fill
+
+
+class TestReadCopies(TestReadThrough):
+    """What was read before is read again from here; the first read is upstream's."""
+
+    @pytest.fixture
+    def populate(self, disk: DiskCacheStore) -> Iterator[Populate]:
+        with (
+            MemoryStore() as backing,
+            MountedStore("", disk, backing, max_age=3600) as store,
+        ):
+
+            def fill(entries: Entries) -> MountedStore:
+                for key, (data, metadata) in entries.items():
+                    backing.set(key, StringValue(data, metadata))
+                    assert store.to_bytes(key) == data
+                return store
+
+            yield fill
+
+
+class TestReadHalfStaged(TestReadThrough):
+    """Every other key is staged."""
+
+    @pytest.fixture
+    def populate(self, disk: DiskCacheStore) -> Iterator[Populate]:
+        with MemoryStore() as backing, MountedStore("", disk, backing) as store:
+
+            def fill(entries: Entries) -> MountedStore:
+                for number, (key, (data, metadata)) in enumerate(entries.items()):
+                    into = backing if number % 2 else store
+                    into.set(key, StringValue(data, metadata))
+                return store
+
+            yield fill
 
 
 class TestMountedDiskOnMemory(OnDisk, MountedStoreTests):

@@ -12,6 +12,9 @@ from collections.abc import Sequence
 
 __all__ = ["main"]
 
+_COMPLETION = "_MOUNTCACHE_COMPLETE"
+"""What a shell sets to ask how a word goes on; see click's pages on shell completion."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; its errors go to standard error, a line each.
@@ -37,13 +40,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
     try:
-        code = app.main(
-            args=None if argv is None else list(argv),
-            prog_name="mountcache",
-            standalone_mode=False,
-        )
+        if _COMPLETION in os.environ:
+            app.main(prog_name="mountcache", complete_var=_COMPLETION)
+        # Not app.main: it answers a closed pipe with exit code 1, and Ctrl-C with an empty line.
+        arguments = sys.argv[1:] if argv is None else list(argv)
+        with app.make_context("mountcache", arguments) as context:
+            app.invoke(context)
         sys.stdout.flush()
-        return int(code or Code.DONE)
+        return Code.DONE
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return Code.USAGE
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx is not None else "mountcache"
         _complain(f"{one_line(error.format_message())} See `{command} --help`.")
@@ -58,13 +67,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has had enough. What Python flushes at its end goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Code.DONE
-    except Exception as error:  # the last line of defence: it says so
+    except Exception as error:  # noqa: BLE001  # the last line of defence, and it says so
         code = code_of(error)
         if code is not Code.BUG:
             _complain(sentence(error))
             return code
         if os.environ.get("MOUNTCACHE_TRACEBACK"):
-            raise
+            import traceback
+
+            traceback.print_exc()
         _complain(
             f"a bug of mountcache, please report it: {type(error).__name__}: {sentence(error)} "
             "(MOUNTCACHE_TRACEBACK=1 shows where)"

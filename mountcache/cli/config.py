@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from mountcache.errors import ConfigurationError
 
@@ -187,7 +187,7 @@ def _is_auth(value: str) -> bool:
 
 def _one_of(path: Path, name: str, value: object, choices: tuple[str, ...]) -> str:
     if value in choices:
-        return cast("str", value)
+        return str(value)
     near = difflib.get_close_matches(str(value).lower(), choices, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ConfigurationError(f"{path}: {name} is one of {', '.join(choices)}, not {value!r}{hint}")

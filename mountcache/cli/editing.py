@@ -33,15 +33,15 @@ class _Counted(io.RawIOBase):
     def __init__(self, stream: IO[bytes], told: Callable[[int], None]) -> None:
         self._stream = stream
         self._told = told
-        self._done = 0
+        self.done = 0
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1, /) -> bytes:
         piece = self._stream.read(size)
-        self._done += len(piece)
-        self._told(self._done)
+        self.done += len(piece)
+        self._told(self.done)
         return piece
 
 
@@ -61,6 +61,8 @@ def put(
 
     Nothing is sent before `mountcache push`.
     """
+    from mountcache.errors import StoreUnavailableError
+
     metadata = {**_object(meta_json), **pairs(meta, "--meta")}
     with ExitStack() as stack:
         if file is None or file == "-":
@@ -72,10 +74,17 @@ def put(
         store = stack.enter_context(opened())
         step = stack.enter_context(progress(f"put {key}", in_bytes=True))
         data = _Counted(source, lambda done: step(done, total, ""))
-        with store.transaction(f"put {key}"):
-            store.set_data(key, data)
-            if metadata:
-                store.update_metadata(key, metadata)
+        try:
+            with store.transaction(f"put {key}"):
+                store.set_data(key, data)
+                if metadata:
+                    store.update_metadata(key, metadata)
+        except StoreUnavailableError:
+            # Whether the key is upstream, and with what metadata, can't be known now. The edit
+            # only creates: if the key is there after all, push says conflict.
+            if data.done:
+                raise
+            store.set(key, (data, metadata))
         size = store.get(key).size
     if as_json:
         show({"key": key, "staged": True, "size": size})

@@ -18,6 +18,7 @@ from mountcache.cli.session import (
     pairs,
     progress,
     show,
+    spelled,
     tell,
 )
 
@@ -48,9 +49,7 @@ def ls(pattern: str, long: bool, meta: tuple[str, ...], as_json: bool) -> None:
             if as_json:
                 show({"key": key, "metadata": metadata})
             elif long:
-                import json
-
-                tell(f"{key}\t{json.dumps(metadata, ensure_ascii=False)}")
+                tell(f"{key}\t{spelled(metadata)}")
             else:
                 tell(key)
 
@@ -82,16 +81,7 @@ def get(key: str, output: str | None, force: bool, as_json: bool) -> None:
     if output == "-":
         _to_stdout(key)
         return
-    name = key.rsplit("/", 1)[-1]
-    target = Path(name if output is None else output)
-    if output is not None and target.is_dir():
-        target = target / name
-    elif output is None and target.exists() and not force:
-        from mountcache.errors import ConfigurationError
-
-        raise ConfigurationError(
-            f"{str(target)!r} is there already; say --force to overwrite it, or -o FILE"
-        )
+    target = _target(key, output, force=force)
     with opened() as store, asking_for(key), progress(f"get {key}", in_bytes=True) as step:
         from mountcache.events import StoreProgressStepEvent
 
@@ -100,21 +90,37 @@ def get(key: str, output: str | None, force: bool, as_json: bool) -> None:
         store.event_manager.connect(
             StoreProgressStepEvent, lambda event: step(event.step, total, "")
         )
-        store.to_file(key, target)
-        value = store.get(key)
         told = {
             "key": key,
             "file": str(target),
-            "size": target.stat().st_size,
             "source": value.source,
             "stale": value.stale,
             "version": value.version,
             "metadata": value.metadata,
         }
+        store.to_file(key, target)
+    size = target.stat().st_size
     if as_json:
-        show(told)
+        show({**told, "size": size})
     else:
-        tell(one_line(f"{key} -> {target} ({amount(target.stat().st_size)})"))
+        tell(one_line(f"{key} -> {target} ({amount(size)})"))
+
+
+def _target(key: str, output: str | None, *, force: bool) -> Path:
+    """Return the file to write; one whose name wasn't told isn't overwritten."""
+    from mountcache.errors import ConfigurationError
+
+    if output is not None and not Path(output).is_dir():
+        return Path(output)
+    name = key.rsplit("/", 1)[-1]
+    if name in ("", ".", ".."):
+        raise ConfigurationError(f"{key!r} ends in no name for a file; say -o FILE")
+    target = Path(output or "", name)
+    if output is None and target.exists() and not force:
+        raise ConfigurationError(
+            f"{str(target)!r} is there already; say --force to overwrite it, or -o FILE"
+        )
+    return target
 
 
 @click.command()
@@ -146,6 +152,7 @@ def prefetch(ctx: click.Context, pattern: str, workers: int, as_json: bool) -> N
     from mountcache.sync import prefetch as fetch_all
 
     with opened() as store, progress("prefetch") as step:
+        store.update_index()
         report = fetch_all(store, pattern, workers=workers, progress=step)
     if as_json:
         show(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ __all__ = [
     "pairs",
     "progress",
     "show",
+    "spelled",
     "tell",
 ]
 
@@ -83,7 +85,14 @@ def tell(line: str) -> None:
 
 def show(document: object) -> None:
     """Print a JSON document on a line of its own."""
-    click.echo(json.dumps(document, ensure_ascii=False, separators=(", ", ": ")))
+    click.echo(spelled(document))
+
+
+def spelled(document: object) -> str:
+    """Return JSON on one line, in which nothing is a command to a terminal."""
+    text = json.dumps(document, ensure_ascii=False)
+    # JSON itself asks for an escape below U+0020 only.
+    return re.sub("[\x7f-\x9f\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def note(line: str) -> None:

@@ -48,7 +48,7 @@ class GuardedConnection(sqlite3.Connection):
     """A connection whose statements run to their end under `guard`.
 
     Outside a commit `execute` fetches all rows at once: a half-read query would hold a read
-    lock, and would step on outside the guard. It is closed when the last user lets go of it.
+    lock, and would step on outside the guard. Any thread may close it.
     """
 
     guard: threading.RLock
@@ -78,11 +78,6 @@ class GuardedConnection(sqlite3.Connection):
     def close(self) -> None:
         with self.guard:
             super().close()
-
-    def __del__(self) -> None:
-        # A connection belongs to a thread; when that ends, nobody is left to close it.
-        if hasattr(self, "guard"):
-            self.close()
 
 
 def store_error(error: sqlite3.Error, where: str) -> StoreError | None:

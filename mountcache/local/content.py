@@ -75,6 +75,10 @@ class ContentLock(Protocol):
 class Files(Protocol):
     """Where the large byte strings of a spool go."""
 
+    @property
+    def token(self) -> str:
+        """Names this process; another one has another."""
+
     def create(self, content_id: str) -> tuple[BinaryIO, Path]:
         """Open a new temporary file."""
 
@@ -197,7 +201,7 @@ class Spool:
         self._finished = True
         if self._file is not None:
             self._file.close()
-        if self.adopted or self._files is None:
+        if self.adopted or self._files is None or self._files.token != self.owner:
             return
         filename, self.filename = self.filename, None
         if filename is not None:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import quote
 
 from mountcache.errors import DirectoryError, StoreFullError
-from mountcache.local.cache import DATABASE, check_settings
+from mountcache.local.cache import DATABASE, SETTINGS, check_settings
 from mountcache.local.connection import store_error
 from mountcache.local.content import full
 from mountcache.local.schema import APPLICATION_ID, FORMAT
@@ -22,13 +22,16 @@ from mountcache.local.schema import APPLICATION_ID, FORMAT
 __all__ = [
     "FileSystem",
     "Found",
+    "Mode",
     "claim",
     "database_uri",
     "file_system_of",
     "fill",
+    "has_log",
     "look",
     "make",
     "name_again",
+    "reading_mode",
     "sync",
     "translated",
 ]
@@ -42,6 +45,9 @@ _SHARED: Final = re.compile(
 _ROOMS: Final = (*(f"{number:02x}" for number in range(256)), "tmp", "partial")
 
 _IGNORED: Final = frozenset({"open.lock", "lost+found"})
+
+Mode = Literal["mode=rw", "mode=ro", "immutable=1"]
+"""How SQLite opens a database."""
 
 FileSystem = Callable[[Path], str]
 """Tells the type of the file system that a path is on; "" if it can't."""
@@ -95,9 +101,10 @@ def claim(path: Path, file_system: FileSystem = file_system_of) -> bool:
         If it can't hold a store.
     """
     try:
-        if path.exists() and not path.is_dir():
-            raise DirectoryError(f"{path} is a file, and a store needs a directory of its own")
-        kind = file_system(_nearest(path))
+        nearest = _nearest(path)
+        if not nearest.is_dir():
+            raise DirectoryError(f"{nearest} is a file, and a store needs a directory of its own")
+        kind = file_system(nearest)
         if _SHARED.fullmatch(kind):
             raise DirectoryError(
                 f"{path} is on a file system of the type {kind}, which lies on another machine; "
@@ -129,7 +136,42 @@ def _nearest(path: Path) -> Path:
     return path
 
 
-def database_uri(path: Path, mode: str) -> str:
+def reading_mode(path: Path) -> Mode:
+    """Return how SQLite reads a database that can't be written.
+
+    Raises
+    ------
+    DirectoryError
+        If its last changes would be missed.
+    """
+    uri = database_uri(path, "mode=ro")
+    try:
+        with closing(sqlite3.connect(uri, timeout=5.0, uri=True)) as con:
+            con.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.OperationalError:
+        # Without the files beside the database SQLite reads it only if it is told that nobody
+        # changes it; what is in a log would be missed then.
+        if not has_log(path):
+            return "immutable=1"
+        raise DirectoryError(
+            f"{path} can't be written, and the last changes of its database are in a log "
+            f"({DATABASE}-wal) that has to be read in first: open the store once where it can "
+            "be written"
+        ) from None
+    except sqlite3.DatabaseError:
+        pass  # not one at all, which is told when it is looked at
+    return "mode=ro"
+
+
+def has_log(path: Path) -> bool:
+    """Return whether there are changes that aren't in the database file itself."""
+    try:
+        return os.stat(path / f"{DATABASE}-wal").st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def database_uri(path: Path, mode: Mode) -> str:
     """Return what SQLite opens the database of the directory `path` by."""
     return f"file:{quote(os.fsencode(path / DATABASE))}?{mode}"
 
@@ -149,7 +191,7 @@ def translated(path: Path) -> Iterator[None]:
         raise DirectoryError(f"the directory {path} can't be used: {_reason(error)}") from error
 
 
-def look(path: Path, mode: str) -> Found:
+def look(path: Path, mode: Mode) -> Found:
     """Find out what is in a directory, by a plain connection that trusts nothing.
 
     Raises
@@ -215,7 +257,7 @@ def _place(path: Path) -> dict[str, int]:
 
 
 def make(path: Path) -> None:
-    """Make an empty database file, for its owner alone whatever the umask."""
+    """Make an empty database, for its owner alone whatever the umask."""
     # SQLite gives its other files the rights of this one. No process has it open yet: closing
     # a descriptor of it later would drop the locks of this process.
     with suppress(FileExistsError):
@@ -224,6 +266,10 @@ def make(path: Path) -> None:
             os.fchmod(descriptor, 0o600)
         finally:
             os.close(descriptor)
+    with closing(sqlite3.connect(database_uri(path, "mode=rw"), timeout=5.0, uri=True)) as con:
+        # Counts only before the first page is written.
+        con.execute(f"PRAGMA auto_vacuum = {SETTINGS['sqlite_auto_vacuum']}")
+        con.execute("PRAGMA journal_mode = wal")
 
 
 def fill(path: Path) -> None:

@@ -93,7 +93,7 @@ class DiskContent(DatabaseContent):
         self._locks: dict[str, FileLock] = {}
         self._liveness: Liveness | None = None
         self._closed = ""
-        self._mode = "mode=rw"
+        self._mode: places.Mode = "mode=rw"
         self._cache: StoreCache | None = None
         self.readonly = not places.claim(self.directory, file_system)
         with places.translated(self.directory):
@@ -153,32 +153,14 @@ class DiskContent(DatabaseContent):
             raise DirectoryError(
                 f"{path} can't be written, so no store can be made in it; choose another directory"
             )
-        self._mode = "mode=ro"
-        try:
-            found = places.look(path, self._mode)
-        except DirectoryError:
-            # Without the files beside the database SQLite reads it only if it is told that
-            # nobody changes it; what is in a log would be missed then.
-            if self._has_log():
-                raise DirectoryError(
-                    f"{path} can't be written, and the last changes of its database are in a log "
-                    f"({DATABASE}-wal) that has to be read in first: open the store once where "
-                    "it can be written"
-                ) from None
-            self._mode = "immutable=1"
-            found = places.look(path, self._mode)
+        self._mode = places.reading_mode(path)
+        found = places.look(path, self._mode)
         if not found.exists:
             raise DirectoryError(f"the store in {path} isn't finished, and can't be written here")
         self.incarnation = found.incarnation
         if found.moved:
             self.incarnation, self.fresh_incarnation = secrets.token_hex(16), True
         self._begin_life()
-
-    def _has_log(self) -> bool:
-        try:
-            return os.stat(self.directory / f"{DATABASE}-wal").st_size > 0
-        except FileNotFoundError:
-            return False
 
     def _begin_life(self) -> None:
         if self.readonly:
@@ -206,13 +188,21 @@ class DiskContent(DatabaseContent):
     # -- connections ---------------------------------------------------------------------
 
     def connection(self) -> GuardedConnection:
-        if self._mode == "immutable=1" and self._has_log():
-            self._reopen_beside_writer()
+        if self.readonly:
+            return self._connection_of_a_reader()
         try:
             con: GuardedConnection = self._local.connection
         except AttributeError:
             return self._connect()
         return con
+
+    def _connection_of_a_reader(self) -> GuardedConnection:
+        if self._mode == "immutable=1" and places.has_log(self.directory):
+            self._mode = "mode=ro"  # somebody else has come who can write
+        lease: _Lease | None = getattr(self._local, "lease", None)
+        if lease is None or lease.mode != self._mode:
+            return self._connect()
+        return lease.con
 
     def _connect(self) -> GuardedConnection:
         with self._opening:
@@ -232,8 +222,6 @@ class DiskContent(DatabaseContent):
         con.execute(f"PRAGMA cache_size = {SETTINGS['sqlite_cache_size']}")
         con.execute(f"PRAGMA mmap_size = {SETTINGS['sqlite_mmap_size']}")
         if not self.readonly:
-            # The first two count while the database is empty; later they read alike.
-            con.execute(f"PRAGMA auto_vacuum = {SETTINGS['sqlite_auto_vacuum']}")
             (journal,) = con.execute("PRAGMA journal_mode = wal").fetchone()
             if journal != "wal":
                 raise DirectoryError(
@@ -243,14 +231,9 @@ class DiskContent(DatabaseContent):
             con.execute(f"PRAGMA synchronous = {2 if self.durable else 1}")
             con.execute("PRAGMA wal_autocheckpoint = 64")
             con.execute(f"PRAGMA journal_size_limit = {256 * 1024}")
+        self._local.lease = _Lease(con, self._mode)
         self._local.connection = con
         return con
-
-    def _reopen_beside_writer(self) -> None:
-        with self._opening:
-            if self._mode == "immutable=1":
-                self._mode = "mode=ro"
-                self._local = threading.local()
 
     def _begin_immediate(self, con: GuardedConnection, wait: float) -> None:
         hurried = wait < WAIT - 0.1 or wait > WAIT
@@ -445,11 +428,22 @@ class DiskContent(DatabaseContent):
         self._begin_life()
 
 
+class _Lease:
+    """A thread's hold on its connection, which ends with the thread."""
+
+    def __init__(self, con: GuardedConnection, mode: str) -> None:
+        self.con = con
+        self.mode = mode
+
+    def __del__(self) -> None:
+        self.con.close()
+
+
 _left_alone: list[GuardedConnection] = []
 
 
 def _boot() -> str:
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except OSError:
         return ""

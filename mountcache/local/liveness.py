@@ -33,6 +33,13 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
+def _create(path: Path) -> int:
+    """Make a file for its owner alone, whatever the umask."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return descriptor
+
+
 class FileLock:
     """A lock that one holder at a time has, in whatever thread or process. Not re-entrant.
 
@@ -49,7 +56,10 @@ class FileLock:
         self._open: set[int] = set()
 
     def acquire(self, timeout: float) -> bool:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = _create(self._path)
+        except FileExistsError:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         with self._mutex:
             self._open.add(descriptor)
         if _lock(descriptor):
@@ -161,7 +171,7 @@ class Liveness:
         while True:
             token = secrets.token_hex(16)
             path = self._directory / token
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            descriptor = _create(path)
             # Before it was locked, somebody may have taken it for a dead one's and removed it.
             if _lock(descriptor) and os.fstat(descriptor).st_nlink:
                 return token, descriptor
@@ -170,11 +180,18 @@ class Liveness:
     def end(self) -> None:
         """Say that this process has left nothing behind."""
         (self._directory / self.token).unlink(missing_ok=True)
-        os.close(self._descriptor)
+        self.forget()
 
     def forget(self) -> None:
-        """Drop, in a forked child, what its parent holds."""
-        os.close(self._descriptor)
+        """Let go of the lock, which in a forked child is its parent's and stays locked."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        # Of a store that nobody closed, as of a dead process: gc clears up after it.
+        if hasattr(self, "_descriptor"):
+            self.forget()
 
 
 class _Dead:

@@ -6,7 +6,6 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from mountcache.abc import ABSENT
 from mountcache.errors import (
     ConflictError,
     IntegrityError,
@@ -20,7 +19,7 @@ from mountcache.errors import (
 )
 from mountcache.serve.wire import Problem, conflict, problem_document
 
-__all__ = ["Answer", "answer_to", "problem_of"]
+__all__ = ["Answer", "absent", "answer_to", "problem_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +81,3 @@ def problem_of(error: Exception, key: str) -> Problem | None:
 def absent(key: str) -> Problem:
     """Return the problem of a key that isn't there."""
     return Problem(404, "no-such-key", "The key isn't there", f"there is no key {key!r}", key=key)
-
-
-def missing(error: ConflictError) -> bool:
-    """Whether a change was refused because its key isn't there."""
-    return error.found is ABSENT
-
-
-__all__ += ["absent", "missing"]

@@ -50,6 +50,7 @@ class Body:
         self._buffer = memoryview(b"")
         self._aborted = False
         self._begun = False
+        self._failure: Problem | None = None
         self.limit: int | None = None
         """Length in bytes beyond which the request is refused; None: no limit."""
         self.ended = False
@@ -71,8 +72,15 @@ class Body:
         Problem
             If the body is shorter than promised, has another digest, or doesn't move on.
         """
+        if self._failure is not None:
+            raise self._failure
         if not self._buffer and not self.ended:
-            self._buffer = memoryview(self._next())
+            try:
+                self._buffer = memoryview(self._next())
+            except Problem as problem:
+                # What broke off never comes to a good end, however often it is asked.
+                self._failure = problem
+                raise
         piece, self._buffer = self._buffer[:size], self._buffer[size:]
         return bytes(piece)
 

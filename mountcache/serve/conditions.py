@@ -150,9 +150,11 @@ def _named(tags: Tags, version: str) -> bool:
 
 def _date(text: str | None) -> float | None:
     """Return a date in seconds since 1970; None for what isn't one, as RFC 9110 13.1 asks."""
+    if text is None:
+        return None
     for form in ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y"):
         try:
-            return datetime.strptime(text or "", form).replace(tzinfo=UTC).timestamp()
+            return datetime.strptime(text, form).replace(tzinfo=UTC).timestamp()
         except ValueError:
             continue
     return None

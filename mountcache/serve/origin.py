@@ -121,7 +121,7 @@ class OriginApp:
         except Exception as error:
             problem = problem_of(error, key)
             if problem is None:
-                _logger.exception("%s %s failed", scope["method"], scope["path"])
+                _logger.exception("%s %r failed", scope["method"], scope["raw_path"])
                 problem = Problem(
                     500, "internal", "The server failed", "the server failed; its log says why"
                 )

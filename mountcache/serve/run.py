@@ -94,7 +94,8 @@ async def _serve(
         done, _ = await asyncio.wait((serving,), timeout=grace)
         if not done:
             app.abort()
-            await asyncio.wait((serving,), timeout=grace)
+            # A client that doesn't read what was sent isn't waited for any longer.
+            await asyncio.wait((serving,), timeout=min(grace, 1.0))
     finally:
         asked.cancel()
         serving.cancel()

@@ -9,7 +9,7 @@ from typing import Any
 from mountcache.abc import ABSENT, Base, Pushed, Readable
 from mountcache.errors import ConflictError
 from mountcache.jsonform import content_version
-from mountcache.serve.answers import Answer, missing
+from mountcache.serve.answers import Answer
 from mountcache.serve.body import Body, Hashed, MultipartReader, media_type
 from mountcache.serve.conditions import Conditions, base_of
 from mountcache.serve.served import Served
@@ -138,7 +138,7 @@ def delete(store: Served, key: str, headers: Mapping[str, str]) -> Answer:
         pushed = store.delete_if(key, base, op)
     except ConflictError as error:
         # RFC 9110 13.2.1: conditions don't count where there would be no success without.
-        if missing(error):
+        if error.found is ABSENT:
             raise KeyError(key) from None
         raise
     except Problem:

@@ -211,7 +211,11 @@ class StoreReadTests(StoreSuite):
 
     def test_metadata_is_the_callers_own(self, readable: AbstractReadOnlyStore) -> None:
         value = readable.get("dir/one")
-        found = [value.metadata, readable.get_metadata("dir/one"), dict(readable.query())["dir/one"]]
+        found = [
+            value.metadata,
+            readable.get_metadata("dir/one"),
+            dict(readable.query())["dir/one"],
+        ]
         for metadata in found:
             metadata["dict"]["nested"]["two"].append("changed")
             metadata["added"] = 1
@@ -319,12 +323,16 @@ class StoreReadTests(StoreSuite):
 
     # -- queries -------------------------------------------------------------------------
 
-    def test_query_without_names_gives_everything_once(self, readable: AbstractReadOnlyStore) -> None:
+    def test_query_without_names_gives_everything_once(
+        self, readable: AbstractReadOnlyStore
+    ) -> None:
         found = list(readable.query())
         assert len(found) == len(ENTRIES)
         assert dict(found) == {key: metadata for key, (_, metadata) in ENTRIES.items()}
 
-    def test_query_gives_the_keys_that_have_all_of_it(self, readable: AbstractReadOnlyStore) -> None:
+    def test_query_gives_the_keys_that_have_all_of_it(
+        self, readable: AbstractReadOnlyStore
+    ) -> None:
         assert dict(readable.query(kind="even")) == {
             "dir/two": {"kind": "even", "n": 2},
             "Four": {"kind": "even", "n": 4},

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
+from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mountcache.local.store import LocalStore
+from mountcache.serve.body import Body
+from mountcache.serve.wire import Problem
 from tests.serve.client import JSON, Client
 
 
@@ -93,3 +98,56 @@ def test_connections_are_used_again(call: Client) -> None:
         sockets.add(id(connection.sock))
     connection.close()
     assert len(sockets) == 1
+
+
+async def _never() -> MutableMapping[str, Any]:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+def test_a_client_that_stalls_is_given_up() -> None:
+    async def upload() -> None:
+        body = Body(_never, {}, patience=0.01)
+        with pytest.raises(Problem) as caught:
+            await asyncio.to_thread(body.read)
+        assert caught.value.status == 408
+        assert body.ended
+
+    asyncio.run(upload())
+
+
+def test_an_upload_can_be_aborted_before_and_while_it_waits() -> None:
+    async def upload() -> None:
+        waiting = asyncio.Event()
+
+        async def receive() -> MutableMapping[str, Any]:
+            waiting.set()
+            return await _never()
+
+        body = Body(receive, {})
+        reading = asyncio.create_task(asyncio.to_thread(body.read))
+        await waiting.wait()
+        body.abort()
+        for broken in (reading, asyncio.to_thread(body.read)):
+            with pytest.raises(Problem, match="stopping"):
+                await broken
+        fresh = Body(_never, {})
+        fresh.abort()
+        with pytest.raises(Problem, match="stopping"):
+            await asyncio.to_thread(fresh.read)
+
+    asyncio.run(upload())
+
+
+def test_a_body_shorter_than_promised_never_ends_well() -> None:
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "http.request", "body": b"abc", "more_body": False}
+
+    async def upload() -> None:
+        body = Body(receive, {"content-length": "4"})
+        with pytest.raises(Problem, match="3 of 4 bytes"):
+            await asyncio.to_thread(body.read)
+        with pytest.raises(Problem, match="3 of 4 bytes"):
+            await asyncio.to_thread(body.read)
+
+    asyncio.run(upload())

@@ -1,0 +1,394 @@
+"""Partials: values that are here, but not whole.
+
+One file each, in ``partial/``: the bytes, where they belong, with holes for what is missing, and
+behind them the map, one byte for each block of 1 MiB. So a block is noted without a commit, and
+counts only after its bytes were written; a process that is killed leaves at worst the end of one
+block to be fetched again. A file without its map is whole, and is adopted by rename.
+
+A row in the table ``partial`` binds the file to a key and a strong version. Only who holds the
+lock of a file writes to it; others read what its map notes. Files of an earlier boot of the
+machine are dropped: they were never synced.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import sqlite3
+import tempfile
+import threading
+import weakref
+from pathlib import Path
+from typing import Final, Protocol
+
+from mountcache.local.content import Content
+
+__all__ = ["BLOCK", "Partial", "create", "drop", "drop_idle", "find", "register"]
+
+BLOCK: Final = 1048576
+"""Bytes in a block."""
+
+_HERE: Final = b"\1"
+
+
+class _Room(Protocol):
+    """Where the files of partials are."""
+
+    def create(self, name: str) -> int:
+        """Return a descriptor of a new file."""
+
+    def open(self, name: str) -> int:
+        """Return a descriptor of a file; FileNotFoundError if there is none."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+
+    def path(self, name: str) -> Path | None:
+        """Return where a file is; None if it has no name on a disk."""
+
+
+class _Directory:
+    """The subdirectory ``partial/`` of a store."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory / "partial"
+
+    def create(self, name: str) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            return os.open(self.path(name), flags, 0o600)
+        except FileNotFoundError:
+            # A stranger's clear() removes directories that are empty.
+            self._directory.mkdir(mode=0o700, exist_ok=True)
+            return os.open(self.path(name), flags, 0o600)
+
+    def open(self, name: str) -> int:
+        return os.open(self.path(name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def remove(self, name: str) -> None:
+        self.path(name).unlink(missing_ok=True)
+
+    def path(self, name: str) -> Path:
+        # Names come out of the database: none of them may lead elsewhere.
+        return self._directory / os.path.basename(name)
+
+
+class _Nameless:
+    """Files without a name, which end with this process."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, int] = {}
+
+    def create(self, name: str) -> int:
+        with tempfile.TemporaryFile() as file:
+            self._files[name] = os.dup(file.fileno())
+        return self.open(name)
+
+    def open(self, name: str) -> int:
+        kept = self._files.get(name)
+        if kept is None:
+            raise FileNotFoundError(name)
+        return _reopened(kept)
+
+    def remove(self, name: str) -> None:
+        kept = self._files.pop(name, None)
+        if kept is not None:
+            os.close(kept)
+
+    def path(self, name: str) -> None:
+        return None
+
+    def __del__(self) -> None:
+        for name in list(self._files):
+            self.remove(name)
+
+
+def _reopened(descriptor: int) -> int:
+    """Return another opening of a file: a lock belongs to an opening, not to a process."""
+    return os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
+
+
+_nameless: weakref.WeakKeyDictionary[Content, _Nameless] = weakref.WeakKeyDictionary()
+
+
+def _room(content: Content) -> _Room:
+    directory: Path | None = getattr(content, "directory", None)
+    if directory is not None:
+        return _Directory(directory)
+    return _nameless.setdefault(content, _Nameless())
+
+
+class Partial:
+    """The bytes of one value that are here.
+
+    Parameters
+    ----------
+    room
+        Where the file is.
+    name
+        Its name there.
+    descriptor
+        The open file.
+    size
+        Length of the whole value in bytes; None if it isn't known: then no block is noted.
+    """
+
+    def __init__(self, room: _Room, name: str, descriptor: int, size: int | None) -> None:
+        self.name = name
+        self.size = size
+        self.here = bytearray(0 if size is None else -(-size // BLOCK))
+        """For each block whether it is here: 1 or 0."""
+        self.missing = len(self.here)
+        """How many blocks aren't."""
+        self.registered = False
+        """Whether a row names it, so that it outlives those who use it now."""
+        self._room = room
+        self._descriptor = descriptor
+        self.mine = False
+        """Whether its lock is held here, so that it can be written."""
+        self._pid = os.getpid()
+        self._counting = threading.Lock()
+
+    @property
+    def path(self) -> Path | None:
+        """Where the file is; None if it has no name on a disk."""
+        return self._room.path(self.name)
+
+    @property
+    def length(self) -> int:
+        """Length of the file in bytes, its map included."""
+        return os.fstat(self._descriptor).st_size
+
+    def read(self, view: memoryview, at: int) -> int:
+        """Read bytes from `at` on into `view`; return how many."""
+        return os.preadv(self._descriptor, [view], at)
+
+    def write(self, view: memoryview, at: int) -> None:
+        """Write bytes to where they belong."""
+        while view:
+            done = os.pwrite(self._descriptor, view, at)
+            view, at = view[done:], at + done
+
+    def note(self, block: int) -> None:
+        """Note that a block was written."""
+        assert self.size is not None
+        os.pwrite(self._descriptor, _HERE, self.size + block)
+        with self._counting:
+            self.missing -= 1 - self.here[block]
+            self.here[block] = 1
+
+    def look(self) -> bool:
+        """Look which blocks are noted by now; return whether there are more than before."""
+        assert self.size is not None
+        here = bytearray(os.pread(self._descriptor, len(self.here), self.size))
+        if len(here) < len(self.here):
+            here = bytearray(_HERE * len(self.here))
+        missing = len(here) - sum(here)
+        with self._counting:
+            grown = missing < self.missing
+            if grown:
+                self.here, self.missing = here, missing
+        return grown
+
+    def lock(self) -> bool:
+        """Take the lock of the file if it is free; return whether it is held here."""
+        if not self.mine:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            self.mine = True
+        return True
+
+    def finish(self, size: int) -> None:
+        """Cut the map off: all bytes are here."""
+        os.ftruncate(self._descriptor, size)
+
+    def copy_to(self, other: Partial) -> None:
+        """Give another partial of the same value the blocks that are here."""
+        assert self.size is not None
+        buffer = memoryview(bytearray(BLOCK))
+        for block in range(len(self.here)):
+            if self.here[block]:
+                at = block * BLOCK
+                view = buffer[: min(BLOCK, self.size - at)]
+                other.write(view[: self.read(view, at)], at)
+                other.note(block)
+
+    def remove(self) -> None:
+        """Remove the name of the file; who has it open goes on reading."""
+        self._room.remove(self.name)
+
+    def close(self) -> None:
+        """Let go of the file, and remove it unless a row names it. Harmless when repeated."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor < 0:
+            return
+        # In a forked child, name and lock are still its parent's.
+        if self._pid == os.getpid():
+            if not self.registered:
+                self.remove()
+            if self.mine:
+                # Said aloud: closing alone frees nothing while a child has a duplicate.
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+def create(content: Content, size: int | None) -> Partial:
+    """Return a new partial, locked, that no row names yet.
+
+    Parameters
+    ----------
+    content
+        The store.
+    size
+        Length of the value in bytes, if it is known.
+
+    Raises
+    ------
+    OSError
+        If there is no room, or the directory can't be written.
+    """
+    # An id that no other byte string of the store has; nothing is written under it.
+    name = content.spool().content_id
+    room = _room(content)
+    partial = Partial(room, name, room.create(name), size)
+    try:
+        partial.lock()
+        if size is not None:
+            partial.finish(size + len(partial.here))
+    except BaseException:
+        partial.close()
+        raise
+    return partial
+
+
+_Columns = tuple[str, int, str, str]
+
+
+def _row(con: sqlite3.Connection, key: str) -> _Columns | None:
+    columns: _Columns | None = con.execute(
+        "SELECT version, size, name, boot FROM partial WHERE key = ?", (key,)
+    ).fetchone()
+    return columns
+
+
+def _opened(content: Content, columns: _Columns) -> Partial | None:
+    """Open the file that a row names; None if it has gone or may be torn."""
+    _, size, name, boot = columns
+    if boot != content.boot:
+        return None
+    room = _room(content)
+    try:
+        partial = Partial(room, name, room.open(name), size)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
+        return None
+    partial.registered = True
+    partial.lock()
+    if partial.length not in (size, size + len(partial.here)):
+        partial.close()
+        return None
+    partial.look()
+    return partial
+
+
+def find(content: Content, key: str, version: str, size: int) -> Partial | None:
+    """Return what is here of one version of a key; None if nothing is.
+
+    It is locked if its lock was free. One that may be torn is dropped.
+    """
+    columns = _row(content.connection(), key)
+    if columns is None or columns[:2] != (version, size):
+        return None
+    partial = _opened(content, columns)
+    if partial is None:
+        drop(content, key, name=columns[2])
+    return partial
+
+
+def register(
+    content: Content, key: str, version: str, partial: Partial, *, over: str | None = None
+) -> Partial:
+    """Bind a partial to a version of a key, so that it outlives its users; drop an older one.
+
+    Parameters
+    ----------
+    content
+        The store.
+    key, version
+        What the bytes are.
+    partial
+        The partial.
+    over
+        The name of one of the same version that it replaces.
+
+    Returns
+    -------
+    Partial
+        The one that was bound before by somebody else, if it is of the same version.
+
+    Raises
+    ------
+    StoreError
+        If the row can't be written.
+    """
+    with content.write() as con:
+        columns = _row(con, key)
+        if columns is not None and columns[:2] == (version, partial.size) and columns[2] != over:
+            theirs = _opened(content, columns)
+            if theirs is not None:
+                return theirs
+        con.execute(
+            "INSERT INTO partial (key, version, size, name, boot) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (key) DO UPDATE SET version = excluded.version, size = excluded.size,"
+            " name = excluded.name, boot = excluded.boot",
+            (key, version, partial.size, partial.name, content.boot),
+        )
+    partial.registered = True
+    if columns is not None and columns[2] != partial.name:
+        _room(content).remove(columns[2])
+    return partial
+
+
+def drop(content: Content, key: str, *, name: str | None = None, but: str | None = None) -> None:
+    """Drop what is here of a key.
+
+    Parameters
+    ----------
+    content
+        The store.
+    key
+        The key.
+    name
+        Only the partial of this name.
+    but
+        A version that stays.
+
+    Raises
+    ------
+    StoreError
+        If the row can't be written.
+    """
+    columns = _row(content.connection(), key)
+    if columns is None or columns[0] == but or name not in (None, columns[2]):
+        return
+    with content.write() as con:
+        con.execute("DELETE FROM partial WHERE key = ? AND name = ?", (key, columns[2]))
+    _room(content).remove(columns[2])
+
+
+def drop_idle(content: Content) -> bool:
+    """Drop the partials that nobody is at work on; return whether there were any."""
+    rows = content.connection().execute("SELECT key, version, size, name, boot FROM partial")
+    dropped = False
+    for key, version, size, name, boot in rows.fetchall():
+        partial = _opened(content, (version, size, name, boot))
+        if partial is None or partial.lock():
+            drop(content, key, name=name)
+            dropped = True
+        if partial is not None:
+            partial.close()
+    return dropped

@@ -1,0 +1,82 @@
+"""Running the command as a shell would."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+TIME = 120.0
+
+
+def words() -> list[str]:
+    """Return what starts the command: the installed one, else the module."""
+    script = shutil.which("mountcache", path=str(Path(sys.executable).parent))
+    return [script] if script is not None else [sys.executable, "-m", "mountcache"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return the environment without what would change the command's ways."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("MOUNTCACHE_") and name not in ("NO_COLOR", "FORCE_COLOR")
+    }
+    if len(words()) > 1:
+        kept["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), kept.get("PYTHONPATH"))))
+    return {**kept, "NO_PROXY": "127.0.0.1", **more}
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def text(self) -> str:
+        return self.out.decode()
+
+    @property
+    def documents(self) -> list[Any]:
+        return [json.loads(line) for line in self.text.splitlines()]
+
+
+@dataclass
+class Shell:
+    """A shell in a folder."""
+
+    folder: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, *args: str, given: bytes = b"", **env: str) -> Ended:
+        """Run ``mountcache ARGS`` to its end."""
+        ended = subprocess.run(
+            [*words(), *args],
+            cwd=self.folder,
+            env=environment(**{**self.env, **env}),
+            input=given,
+            capture_output=True,
+            timeout=TIME,
+            check=False,
+        )
+        return Ended(ended.returncode, ended.stdout, ended.stderr.decode())
+
+    def start(self, *args: str, **env: str) -> subprocess.Popen[bytes]:
+        """Start ``mountcache ARGS``."""
+        return subprocess.Popen(
+            [*words(), *args],
+            cwd=self.folder,
+            env=environment(**{**self.env, **env}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )

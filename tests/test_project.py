@@ -1,0 +1,80 @@
+"""Promises of the project's frame: light imports, public names, commands that exist."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+import mountcache
+from tests.command import ROOT, TIME, Shell, environment
+
+HEAVY = ("requests", "urllib3", "diskcache", "rich", "granian", "starlette", "sqlite3", "asyncio")
+
+
+def _modules_after(code: str) -> set[str]:
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules, file=sys.__stdout__)"],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIME,
+        check=True,
+    )
+    return set(ended.stdout.splitlines()[-1].split())
+
+
+def test_help_loads_nothing_heavy() -> None:
+    loaded = _modules_after("from mountcache.cli import main; main(['--help'])")
+    assert "mountcache.cli.app" in loaded
+    assert loaded.isdisjoint(HEAVY)
+
+
+def test_import_of_the_package_loads_no_room() -> None:
+    loaded = _modules_after("import mountcache")
+    assert {name for name in loaded if name.startswith("mountcache")} == {"mountcache"}
+
+
+def test_errors_load_nothing_heavy() -> None:
+    assert _modules_after("from mountcache import StoreError").isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize("name", mountcache.__all__)
+def test_public_names_are_there(name: str) -> None:
+    assert getattr(mountcache, name) is not None
+    assert name in dir(mountcache)
+
+
+def test_unknown_names_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Nope'"):
+        mountcache.Nope  # noqa: B018
+
+
+def test_readme_and_ci_run_the_same_two_commands() -> None:
+    readme = (ROOT / "README.md").read_text()
+    script = (ROOT / ".ci" / "run").read_text()
+    for command in (
+        "python -m pip install . && mountcache demo",
+        "python -m pip install tox && tox",
+    ):
+        assert f"    {command}\n" in readme
+        assert f"'{command}'" in script
+
+
+def test_version_is_one() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["dynamic"] == ["version"]
+    assert mountcache.__version__ in Shell(ROOT)("--version").text
+
+
+def test_every_dependency_has_a_lower_bound() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for each in project["dependencies"]:
+        assert ">=" in each or "==" in each, each
+
+
+def test_package_is_typed() -> None:
+    assert (ROOT / "mountcache" / "py.typed").exists()
