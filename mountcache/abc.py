@@ -57,6 +57,7 @@ __all__ = [
     "Value",
     "chunks",
     "facts_of",
+    "first_bytes",
     "select_from",
     "unpack",
 ]
@@ -237,7 +238,7 @@ class Value(ABC):
                 if not passed:
                     break
                 left -= passed
-        return data if end is None else io.BufferedReader(_Limited(data, end - start))
+        return data if end is None else first_bytes(data, end - start)
 
     def iterdata(
         self, buffer_size: int = _MIB, progress: Callable[..., object] | None = None
@@ -753,6 +754,11 @@ class _Limited(io.RawIOBase):
         if not self.closed:
             self._stream.close()
         super().close()
+
+
+def first_bytes(stream: io.BufferedIOBase, length: int) -> io.BufferedIOBase:
+    """Return a stream of the next `length` bytes of `stream`, which it closes with itself."""
+    return io.BufferedReader(_Limited(stream, length))
 
 
 def select_from(metadata: dict[str, Any], select: Iterable[str] | None) -> dict[str, Any]:

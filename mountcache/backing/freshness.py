@@ -10,14 +10,16 @@ import calendar
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mountcache.abc import Facts
+from mountcache.backing.wire import digest_of, is_ours
 
 __all__ = [
     "Validators",
     "conditions",
     "facts_from",
+    "facts_of_304",
     "lifetime",
     "parse_date",
     "storable",
@@ -32,9 +34,7 @@ _MONTH = "|".join(_MONTHS)
 _TIME = r"(?P<h>\d\d):(?P<m>\d\d):(?P<s>\d\d)"
 _FORMATS = [
     re.compile(rf"(?:{_DAYS}), (?P<d>\d\d) (?P<mon>{_MONTH}) (?P<y>\d{{4}}) {_TIME} GMT", re.A),
-    re.compile(
-        rf"(?:{_LONG_DAYS}), (?P<d>\d\d)-(?P<mon>{_MONTH})-(?P<y>\d\d) {_TIME} GMT", re.A
-    ),
+    re.compile(rf"(?:{_LONG_DAYS}), (?P<d>\d\d)-(?P<mon>{_MONTH})-(?P<y>\d\d) {_TIME} GMT", re.A),
     re.compile(rf"(?:{_DAYS}) (?P<mon>{_MONTH}) (?P<d>[ \d]\d) {_TIME} (?P<y>\d{{4}})", re.A),
 ]
 _DAY = 86400.0
@@ -141,7 +141,8 @@ def validators_from(headers: Mapping[str, str]) -> Validators:
 
     A strong ETag is *strong* if the answer has no Last-Modified, or a Date at least 2 s past
     it: two writes within a second get the same ETag from servers that make it of time and
-    size. Every other is weak; one without such a Date is racy as well.
+    size. Every other is weak; one without such a Date is racy as well. Those of our own server
+    are hashes of the content: strong, whatever its dates.
     """
     etag = headers.get("ETag")
     found = None if etag is None else _ETAG.fullmatch(etag.strip())
@@ -149,12 +150,10 @@ def validators_from(headers: Mapping[str, str]) -> Validators:
     modified, date = parse_date(modified_text), parse_date(headers.get("Date"))
     if modified is None:
         modified_text = None
-    settled = modified is None or (date is not None and date - modified >= _RACY)
+    settled = is_ours(headers) or modified is None or (date is not None and date - modified >= _RACY)
     if found is None:
         return Validators(None, modified_text, False, not settled)
-    return Validators(
-        found.group(), modified_text, found["weak"] is None and settled, not settled
-    )
+    return Validators(found.group(), modified_text, found["weak"] is None and settled, not settled)
 
 
 def strong_version(headers: Mapping[str, str]) -> str | None:
@@ -182,8 +181,6 @@ def facts_from(headers: Mapping[str, str], *, now: float, whole: bool = True) ->
     whole
         The answer is of the whole representation, so that Content-Length is its size.
     """
-    from mountcache.backing.wire import digest_of
-
     encoded = headers.get("Content-Encoding", "identity").lower() != "identity"
     validators = Validators() if encoded else validators_from(headers)
     length = headers.get("Content-Length", "")
@@ -198,3 +195,9 @@ def facts_from(headers: Mapping[str, str], *, now: float, whole: bool = True) ->
         modified=parse_date(headers.get("Last-Modified")),
         mimetype=headers.get("Content-Type", "application/octet-stream").split(";")[0].strip(),
     )
+
+
+def facts_of_304(headers: Mapping[str, str], *, now: float) -> Facts:
+    """Return what an answer adds to the copy that it confirms (RFC 9111 4.3.4)."""
+    facts = facts_from(headers, now=now, whole=False)
+    return facts if "ETag" in headers else replace(facts, validators="")

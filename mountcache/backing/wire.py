@@ -53,7 +53,9 @@ def decode_metadata(headers: Mapping[str, str]) -> dict[str, Any] | None:
     try:
         raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     except (binascii.Error, ValueError):
-        raise UpstreamError("upstream sent a Mountcache-Metadata header that isn't base64") from None
+        raise UpstreamError(
+            "upstream sent a Mountcache-Metadata header that isn't base64"
+        ) from None
     return parse_object(raw, "the Mountcache-Metadata header")
 
 

@@ -248,10 +248,5 @@ def open_store(settings: Settings) -> MountedStore:
         offline=settings.offline,
         author=settings.author,
     )
-    credentials = None
-    if settings.auth is not None:
-        from mountcache.cli.credentials import credentials_of
-
-        credentials = credentials_of(settings.auth, settings.url)
-    store.connect(credentials)
+    store.connect(settings.auth)
     return store

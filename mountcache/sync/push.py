@@ -141,10 +141,12 @@ def push_mount(
 
 def _check_writable(mount: Mount) -> None:
     backing = mount.backing
-    writable = isinstance(backing, (SupportsConditionalWrite, SupportsWrite))
-    if not writable or (
-        backing.info().get("readonly") and not isinstance(backing, SupportsConditionalWrite)
-    ):
+    if isinstance(backing, SupportsConditionalWrite):
+        # Who enforces conditions can be written, though it may not have been known before.
+        writable = not backing.info().get("readonly") or backing.enforces
+    else:
+        writable = isinstance(backing, SupportsWrite) and not backing.info().get("readonly")
+    if not writable:
         raise ReadOnlyStoreError(
             f"upstream ({type(backing).__name__}) can only be read; the edits stay staged"
         )

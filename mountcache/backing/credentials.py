@@ -1,0 +1,189 @@
+"""Who asks: credentials in each form that a store takes, never kept by us.
+
+Those that are only named are looked up when they are needed.
+"""
+
+from __future__ import annotations
+
+import netrc
+import os
+import shlex
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from requests import Session
+from requests.auth import AuthBase, HTTPBasicAuth
+
+from mountcache.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from requests import PreparedRequest
+
+__all__ = ["Bearer", "Login", "login_of", "may_change"]
+
+_COMMAND_SECONDS: Final = 60.0
+
+
+class Bearer(AuthBase):
+    """Sends a bearer token (RFC 6750)."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: PreparedRequest) -> PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+    def __repr__(self) -> str:
+        return "Bearer(...)"
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """How requests say who asks."""
+
+    auth: AuthBase | None = None
+    session: Session | None = None
+    """A session of the user's own."""
+    user_tag: str | None = None
+    """The name under which permissions know the user."""
+
+
+def may_change(credentials: object) -> bool:
+    """Return whether asking for the login again, after a 401, can bring another one."""
+    return isinstance(credentials, str) or (
+        callable(credentials) and not isinstance(credentials, AuthBase)
+    )
+
+
+def login_of(credentials: object, url: str) -> Login:
+    """Return the login that credentials come to.
+
+    Parameters
+    ----------
+    credentials
+        ``(user, password)``; a dict with ``username`` and ``password``; a requests AuthBase or
+        Session; ``(user_tag, session)``; "netrc", "keyring", "env:NAME" or "command:CMD"; or
+        what returns one of these when called.
+    url
+        The remote store; its host names the entry in netrc or keyring.
+
+    Raises
+    ------
+    ConfigurationError
+        If they are of no such kind, or name what isn't there.
+    """
+    match credentials:
+        case None:
+            return Login()
+        case AuthBase():
+            return Login(credentials)
+        case Session():
+            return Login(session=credentials)
+        case (str() | None as tag, Session() as session):
+            return Login(session=session, user_tag=tag)
+        case (str() as user, str() as password):
+            return Login(HTTPBasicAuth(user.encode(), password.encode()), user_tag=user)
+        case Mapping() if {"username", "password"} <= set(credentials):
+            return login_of((credentials["username"], credentials["password"]), url)
+        case str():
+            return login_of(_named(credentials, url), url)
+        case _ if callable(credentials):
+            return login_of(credentials(), url)
+    raise ConfigurationError(
+        "credentials are (user, password), a dict with username and password, a requests AuthBase "
+        'or Session, (user_tag, session), "netrc", "keyring", "env:NAME" or '
+        f'"command:CMD", or a callable that returns one of these; not {type(credentials).__name__}'
+    )
+
+
+_Found = tuple[str, str] | Bearer
+
+
+def _named(name: str, url: str) -> _Found:
+    host = urlsplit(url).hostname or ""
+    kind, _, rest = name.partition(":")
+    match kind:
+        case "netrc" if not rest:
+            return _from_netrc(host)
+        case "keyring" if not rest:
+            return _from_keyring(host)
+        case "env" if rest:
+            return _from_environment(rest)
+        case "command" if rest:
+            return _from_command(rest)
+    raise ConfigurationError(
+        f'credentials are named "netrc", "keyring", "env:NAME" or "command:CMD", not {kind!r}'
+    )
+
+
+def _spoken(text: str) -> _Found:
+    """Read ``USER:PASSWORD``, or a token."""
+    user, colon, password = text.partition(":")
+    return (user, password) if colon else Bearer(text)
+
+
+def _from_netrc(host: str) -> _Found:
+    path = os.environ.get("NETRC")
+    try:
+        found = netrc.netrc(path).authenticators(host)
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            f"auth is netrc, but {error.filename} isn't there; make it, or change auth in "
+            "mountcache.toml"
+        ) from None
+    except netrc.NetrcParseError as error:
+        raise ConfigurationError(
+            f"auth is netrc, but {error.filename} can't be read at line {error.lineno}"
+        ) from None
+    if found is None:
+        raise ConfigurationError(f"auth is netrc, which has nothing for the host {host}")
+    login, _, password = found
+    return login, password or ""
+
+
+def _from_keyring(host: str) -> _Found:
+    try:
+        import keyring
+    except ImportError:
+        raise ConfigurationError(
+            'auth is keyring, which needs the package: pip install "mountcache[keyring]"'
+        ) from None
+    found = keyring.get_credential(host, None)
+    if found is None:
+        raise ConfigurationError(f"auth is keyring, which has nothing for the service {host}")
+    return found.username, found.password
+
+
+def _from_environment(name: str) -> _Found:
+    text = os.environ.get(name)
+    if not text:
+        raise ConfigurationError(f"auth is env:{name}, but the variable {name} isn't set")
+    return _spoken(text)
+
+
+def _from_command(command: str) -> _Found:
+    words = shlex.split(command)
+    try:
+        ended = subprocess.run(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            timeout=_COMMAND_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigurationError(
+            f"auth is command:{words[0]}, which can't be run: {error}"
+        ) from None
+    lines = ended.stdout.decode("utf-8", "replace").splitlines()
+    if ended.returncode or not lines or not lines[0]:
+        raise ConfigurationError(
+            f"auth is command:{words[0]}, which printed nothing and ended with {ended.returncode}"
+            if not lines
+            else f"auth is command:{words[0]}, which ended with {ended.returncode}"
+        )
+    return _spoken(lines[0])

@@ -1,0 +1,485 @@
+"""The transport: one request and its answer, whatever lies between.
+
+requests holds session, logins, proxies and certificates. The bulk goes past the session, through
+the urllib3 pool of its adapter, where the login comes to one header. Both share what follows:
+redirects, repeats, and one error for each way in which an answer can fail to come.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urljoin, urlsplit, urlunsplit
+
+import requests
+from urllib3 import Timeout
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    MaxRetryError,
+    NameResolutionError,
+    NewConnectionError,
+    ReadTimeoutError,
+    SSLError,
+)
+
+from mountcache.abc import Readable
+from mountcache.backing.connection import Body, HTTPBody, decodable
+from mountcache.backing.credentials import login_of, may_change
+from mountcache.backing.freshness import parse_date
+from mountcache.backing.session import OwnSession, plain_session
+from mountcache.backing.urls import PORTS, origin_of, shown, target_of
+from mountcache.errors import (
+    AuthorizationError,
+    ConfigurationError,
+    IntegrityError,
+    StoreUnavailableError,
+    UpstreamError,
+)
+from mountcache.jsonform import parse
+
+__all__ = ["Answer", "Payload", "Transport"]
+
+_REDIRECTS: Final = 10
+_MOVED: Final = (301, 302, 303, 307, 308)
+_TROUBLE: Final = (500, 502, 503, 504)
+_NOT_OFFLINE: Final = (501, 505, 507, 508)
+_FIRST_PAUSE: Final = 0.2
+_LONGEST_PAUSE: Final = 30.0
+_DETAIL: Final = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A final answer. Read its body to the end, or close it."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Body
+
+    def read(self, limit: int) -> bytes:
+        """Return a body of at most `limit` bytes, and close it.
+
+        Raises
+        ------
+        UpstreamError
+            If it is longer.
+        """
+        try:
+            data = self.body.read(limit + 1)
+        finally:
+            self.body.close()
+        if len(data) > limit:
+            raise UpstreamError(f"upstream sent more than {limit:,} bytes where fewer make sense")
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What a request sends."""
+
+    open: Callable[[], Readable]
+    """Gives the bytes, from their beginning each time."""
+    length: int
+
+
+class _Sent:
+    """A payload on its way, which tells its own failures from those of the connection."""
+
+    def __init__(self, payload: Payload, what: str) -> None:
+        self.failure: Exception | None = None
+        self._payload = payload
+        self._what = what
+        self._at = 0
+        self._stream: Readable | None = None
+
+    def __len__(self) -> int:
+        return self._payload.length
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(lambda: self.read(65536), b"")
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, at: int) -> None:
+        assert at == 0
+        self._at, self._stream = 0, None
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._read(size)
+        except Exception as error:
+            self.failure = error
+            raise
+
+    def _read(self, size: int) -> bytes:
+        if self._stream is None:
+            self._stream = self._payload.open()
+        left = self._payload.length - self._at
+        piece = self._stream.read(left if size < 0 else min(size, left)) if left else b""
+        self._at += len(piece)
+        if not piece and left:
+            raise IntegrityError(
+                f"{self._what} has {self._at:,} bytes where {self._payload.length:,} were noted"
+            )
+        if left and self._at == self._payload.length and self._stream.read(1):
+            raise IntegrityError(
+                f"{self._what} has more than the {self._payload.length:,} bytes that were noted"
+            )
+        return piece
+
+
+class _Failed(Exception):
+    """No answer came.
+
+    Parameters
+    ----------
+    error
+        What to raise in the end.
+    sent
+        Whether anything was sent before.
+    tries
+        How often to try again at most.
+    """
+
+    def __init__(self, error: Exception, *, sent: bool, tries: int) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.sent = sent
+        self.tries = tries
+
+
+class Transport:
+    """Requests to one remote store.
+
+    Parameters
+    ----------
+    *urls
+        Where the store is. Credentials go to their origins and nowhere else.
+    timeout
+        Seconds to wait for a connection and for the next bytes; one number is both.
+    deadline
+        Seconds that a call may take in all; None: as long as bytes come.
+    retries
+        How often a request that is safe to repeat is repeated.
+    """
+
+    def __init__(
+        self,
+        *urls: str,
+        timeout: float | tuple[float, float],
+        deadline: float | None,
+        retries: int,
+    ) -> None:
+        self._timeout = timeout if isinstance(timeout, tuple) else (timeout, timeout)
+        if min(self._timeout) <= 0 or (deadline is not None and deadline <= 0):
+            raise ConfigurationError("timeout and deadline are more than 0 seconds")
+        self._deadline = deadline
+        self._retries = retries
+        self._root = urls[0]
+        self._homes = frozenset(origin_of(url) for url in urls)
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._credentials: object = None
+        self._session: OwnSession | None = None
+        self._stranger: requests.Session | None = None
+
+    # -- sessions ------------------------------------------------------------------------
+
+    def open(self, credentials: object) -> None:
+        """Ask with these credentials from now on.
+
+        Raises
+        ------
+        ConfigurationError
+            If they are of no kind that is known.
+        """
+        if not may_change(credentials):
+            login_of(credentials, self._root)
+        with self._lock:
+            self._credentials = credentials
+            self._close_sessions()
+        self._stopping.clear()
+
+    def close(self) -> None:
+        """Close all connections, and end what waits for a repeat."""
+        self._stopping.set()
+        with self._lock:
+            self._close_sessions()
+
+    @property
+    def user_tag(self) -> str | None:
+        """The name under which permissions know the user."""
+        return self._own().login.user_tag
+
+    def _close_sessions(self) -> None:
+        for session in (self._session, self._stranger):
+            if session is not None:
+                session.close()
+        self._session = self._stranger = None
+
+    def _own(self) -> OwnSession:
+        """Return the session for the store's own origins."""
+        with self._lock:
+            # The connections of a session are those of the process that made it.
+            if self._session is None or self._session.pid != os.getpid():
+                login = login_of(self._credentials, self._root)
+                self._session = OwnSession(login, self._homes)
+            return self._session
+
+    def _strange(self) -> requests.Session:
+        """Return the session for where redirects lead: nobody is told who asks."""
+        with self._lock:
+            if self._stranger is None:
+                self._stranger = plain_session()
+            return self._stranger
+
+    # -- requests ------------------------------------------------------------------------
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        what: str,
+        *,
+        accept: Collection[int] = (200,),
+        headers: Mapping[str, str] | None = None,
+        payload: Payload | None = None,
+        repeatable: bool | None = None,
+    ) -> Answer:
+        """Return the answer to a request.
+
+        Parameters
+        ----------
+        method, url
+            The request.
+        what
+            What it is about, for messages.
+        accept
+            The statuses that mean something to the caller.
+        headers
+            Header fields.
+        payload
+            The body of the request.
+        repeatable
+            Whether it does no harm a second time; None: as the method says.
+
+        Raises
+        ------
+        AuthorizationError
+            401, 403.
+        StoreUnavailableError
+            No answer, or one of 5xx; `maybe_applied` if it was a write that may have arrived.
+        UpstreamError
+            Any other answer that isn't accepted, and faults of TLS.
+        """
+        reads = method in ("GET", "HEAD")
+        repeatable = reads if repeatable is None else repeatable
+        deadline = None if self._deadline is None else time.monotonic() + self._deadline
+        tries = redirects = 0
+        renewed = False
+        while True:
+            try:
+                answer = self._once(method, url, what, headers or {}, payload, deadline)
+            except _Failed as failed:
+                again = (repeatable or not failed.sent) and tries < failed.tries
+                if again and self._pause(tries, None, deadline):
+                    tries += 1
+                    continue
+                if isinstance(failed.error, StoreUnavailableError):
+                    failed.error.maybe_applied = failed.sent and not reads
+                raise failed.error from failed.__cause__
+            status = answer.status
+            if status in _MOVED and "Location" in answer.headers and status not in accept:
+                answer.body.close()
+                redirects += 1
+                url = self._follow(method, url, what, answer, redirects)
+                if method != "HEAD" and status == 303:
+                    method = "GET"
+                continue
+            if status == 401 and not renewed and may_change(self._credentials):
+                answer.body.close()
+                renewed = True
+                with self._lock:
+                    self._close_sessions()
+                continue
+            if status in accept:
+                return answer
+            if (status == 429 or (status in _TROUBLE and repeatable)) and tries < self._retries:
+                answer.body.close()
+                if self._pause(tries, answer.headers, deadline):
+                    tries += 1
+                    continue
+            raise self._refusal(answer, what, reads=reads)
+
+    def _pause(self, tries: int, headers: Mapping[str, str] | None, deadline: float | None) -> bool:
+        """Wait before a repeat; return whether there is time for one."""
+        pause = _FIRST_PAUSE * 2**tries * random.uniform(0.75, 1.25)  # noqa: S311 - no secret
+        said = None if headers is None else _retry_after(headers)
+        if said is not None:
+            pause = said
+        if pause > _LONGEST_PAUSE:
+            return False
+        if deadline is not None and time.monotonic() + pause >= deadline:
+            return False
+        return not self._stopping.wait(pause)
+
+    def _follow(self, method: str, url: str, what: str, answer: Answer, count: int) -> str:
+        """Return where a redirect leads."""
+        target = urljoin(url, answer.headers["Location"])
+        old, new = urlsplit(url), urlsplit(target)
+        reason = None
+        if count > _REDIRECTS:
+            reason = f"more than {_REDIRECTS} times"
+        elif new.scheme not in PORTS or not new.hostname:
+            reason = f"to {shown(target)}, which isn't http or https"
+        elif old.scheme == "https" and new.scheme == "http":
+            reason = f"from https to {shown(target)}, which isn't encrypted"
+        elif method not in ("GET", "HEAD"):
+            if origin_of(target) != origin_of(url):
+                reason = f"to {shown(target)}, and a write isn't sent to another server"
+            elif answer.status not in (307, 308):
+                reason = f"with {answer.status}, which turns a write into a read"
+        if reason is not None:
+            raise UpstreamError(
+                f"{what}: {shown(url)} redirects {reason}; set the URL that it has now",
+                status=answer.status,
+            )
+        return urlunsplit(new._replace(fragment=""))
+
+    def _once(
+        self,
+        method: str,
+        url: str,
+        what: str,
+        headers: Mapping[str, str],
+        payload: Payload | None,
+        deadline: float | None,
+    ) -> Answer:
+        connect, read = self._timeout
+        if deadline is not None:
+            left = max(0.01, deadline - time.monotonic())
+            connect, read = min(connect, left), min(read, left)
+        fields = {"Accept-Encoding": "identity", "Accept": "*/*", **headers}
+        sent = None if payload is None else _Sent(payload, what)
+        own = self._own() if origin_of(url) in self._homes else None
+        pool = None if own is None else own.pool(url)
+        try:
+            if own is not None and pool is not None:
+                if sent is not None:
+                    fields["Content-Length"] = str(len(sent))
+                raw = pool.urlopen(
+                    method, target_of(url), body=sent or None, headers=own.fields(fields),
+                    retries=False, redirect=False, assert_same_host=False,
+                    timeout=Timeout(connect, read), preload_content=False, decode_content=False,
+                )  # fmt: skip
+            else:
+                session = self._strange() if own is None else own.session
+                raw = session.request(
+                    method, url, data=sent or None, headers=fields, stream=True,
+                    allow_redirects=False, timeout=(connect, read),
+                ).raw  # fmt: skip
+        except (requests.RequestException, HTTPError, OSError) as error:
+            if sent is not None and sent.failure is not None:
+                raise sent.failure from None
+            raise self._failed(error, url, what) from error
+        coding = raw.headers.get("Content-Encoding", "identity").strip().lower()
+        decode = coding not in ("", "identity")
+        body = HTTPBody(raw, what, decode=decode, deadline=deadline)
+        if decode and not decodable(coding):
+            body.close()
+            raise UpstreamError(f"{what} came in the Content-Encoding {coding!r}, unasked")
+        return Answer(raw.status, raw.headers, body)
+
+    def _failed(self, error: Exception, url: str, what: str) -> _Failed:
+        cause = _cause(error)
+        where = shown(origin_of(url))
+        connect, read = self._timeout
+        match cause:
+            case SSLError() if "EOF" not in str(cause):
+                reason = str(cause).split("] ")[-1].split(" (_ssl")[0]
+                return _Failed(
+                    UpstreamError(
+                        f"{what}: the TLS certificate or set-up of {where} isn't accepted: "
+                        f"{reason}; correct it, or name its authority in REQUESTS_CA_BUNDLE"
+                    ),
+                    sent=False, tries=0,
+                )  # fmt: skip
+            case NameResolutionError():
+                text, sent, tries = f"the host of {where} isn't known", False, 1
+            case NewConnectionError():
+                reason = str(cause.__cause__ or cause).split("] ")[-1]
+                text, sent, tries = f"{where} can't be reached: {reason}", False, 1
+            case ConnectTimeoutError():
+                text, sent, tries = f"no connection to {where} within {connect:g} s", False, 0
+            case ReadTimeoutError() | TimeoutError():
+                text, sent, tries = f"no answer from {where} within {read:g} s", True, 0
+            case requests.exceptions.InvalidURL() | requests.exceptions.InvalidSchema():
+                return _Failed(
+                    ConfigurationError(f"{where} is no URL that can be asked: {cause}"),
+                    sent=False, tries=0,
+                )  # fmt: skip
+            case _:
+                text, sent, tries = f"the connection to {where} broke", True, self._retries
+        return _Failed(StoreUnavailableError(f"{what}: {text}; try again"), sent=sent, tries=tries)
+
+    def _refusal(self, answer: Answer, what: str, *, reads: bool) -> Exception:
+        """Return the error that an answer comes to."""
+        status = answer.status
+        text = f"{what}: upstream answered {status}{_detail(answer)}"
+        match status:
+            case 401:
+                return AuthorizationError(f"{text}; give other credentials", status=status)
+            case 403:
+                return AuthorizationError(f"{text}; these credentials may not do this", status=403)
+            case 429:
+                return UpstreamError(f"{text}: too many requests; try again later", status=429)
+            case _ if status >= 500 and status not in _NOT_OFFLINE:
+                return StoreUnavailableError(f"{text}; try again later", maybe_applied=not reads)
+        return UpstreamError(text, status=status)
+
+
+# -- what went wrong -----------------------------------------------------------------------
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what lies under the wrappings of requests and urllib3."""
+    while True:
+        inner: object = None
+        if isinstance(error, MaxRetryError):
+            inner = error.reason
+        elif isinstance(error, requests.RequestException) and error.args:
+            inner = error.args[0]
+        if not isinstance(inner, BaseException):
+            return error
+        error = inner
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return how many seconds upstream asks to be left alone (RFC 9110 10.2.3)."""
+    text = headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    when = parse_date(text)
+    return None if when is None else max(0.0, when - time.time())
+
+
+def _detail(answer: Answer) -> str:
+    """Return what the answer says in words, if it is a problem document (RFC 9457)."""
+    try:
+        data = answer.body.read(_DETAIL)
+        if "problem+json" in answer.headers.get("Content-Type", ""):
+            detail = parse(data.decode()).get("detail")
+            if isinstance(detail, str):
+                return f" ({detail[:300]})"
+    except (StoreUnavailableError, IntegrityError, ValueError):
+        pass  # the status says it all the same
+    finally:
+        answer.body.close()
+    return ""

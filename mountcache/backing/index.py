@@ -1,0 +1,196 @@
+"""Indexes as streams of entries: a million keys are never in memory at once.
+
+Two forms: ``{key: metadata}`` as one JSON object, and one JSON object a line.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from mountcache.abc import Readable
+from mountcache.errors import IndexUnreadableError, InvalidKeyError, InvalidMetadataError
+from mountcache.jsonform import spelling
+from mountcache.keys import check_http_key
+
+__all__ = ["Entry", "entries_of_lines", "entries_of_object"]
+
+Entry = tuple[str, str, str | None, int | None, str | None]
+"""(key, metadata as JSON text, version, size, sha256)."""
+
+_WINDOW: Final = 1048576
+_LONGEST: Final = 64 * _WINDOW
+_SPACE: Final = re.compile(r"[ \t\r\n]*")
+_SHA256: Final = re.compile("[0-9a-fA-F]{64}")
+
+
+_logger = logging.getLogger("mountcache")
+
+
+class _Broken(Exception):
+    """What is read isn't what it should be."""
+
+
+def _no_constant(name: str) -> Any:
+    raise _Broken(f"it has {name}, which isn't JSON")
+
+
+_decode: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(
+    parse_constant=_no_constant
+).raw_decode
+
+
+class _Text:
+    """A window that moves over the text of a stream."""
+
+    def __init__(self, stream: Readable) -> None:
+        self.text = ""
+        self.at = 0
+        self._stream = stream
+        # With a signature at its beginning or without: both are found in the wild.
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._ended = False
+
+    def more(self) -> bool:
+        """Take in more text, dropping what lies behind; False at the end."""
+        if self._ended:
+            return False
+        self.text = self.text[self.at :]
+        self.at = 0
+        if len(self.text) > _LONGEST:
+            raise _Broken(f"it has one entry of more than {_LONGEST:,} characters")
+        data = self._stream.read(_WINDOW)
+        self._ended = not data
+        self.text += self._decoder.decode(data, final=self._ended)
+        return True
+
+    def next(self) -> str:
+        """Return the next character that isn't space, without taking it; "" at the end."""
+        while True:
+            found = _SPACE.match(self.text, self.at)
+            assert found is not None
+            self.at = found.end()
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if not self.more():
+                return ""
+
+    def value(self) -> Any:
+        """Take the next JSON value."""
+        self.next()
+        while True:
+            try:
+                value, end = _decode(self.text, self.at)
+                # A number or word at the end of the window may go on behind it.
+                if end < len(self.text) or self._ended:
+                    self.at = end
+                    return value
+            except ValueError as error:
+                if self._ended:
+                    raise _Broken(f"it isn't JSON: {error}") from None
+            if not self.more() and self._ended and self.at >= len(self.text):
+                raise _Broken("it ends too early")
+
+
+def entries_of_object(stream: Readable, what: str) -> Iterator[Entry]:
+    """Iterate over the entries of ``{key: metadata}``.
+
+    Raises
+    ------
+    IndexUnreadableError
+        Where it is anything else.
+    """
+    try:
+        text = _Text(stream)
+        first = text.next()
+        if first != "{":
+            shown = text.text[text.at : text.at + 20]
+            raise _Broken(
+                "it is empty" if not first else f"it begins {shown!r} where {{ was expected"
+            )
+        text.at += 1
+        if text.next() == "}":
+            text.at += 1
+        else:
+            while True:
+                if text.next() != '"':
+                    raise _Broken(f"there is {text.next()!r} where a key in quotes was expected")
+                key = text.value()
+                if text.next() != ":":
+                    raise _Broken(f"the key {key[:60]!r} has no metadata")
+                text.at += 1
+                entry = _entry(key, text.value())
+                if entry is not None:
+                    yield entry
+                separator = text.next()
+                if separator not in (",", "}"):
+                    raise _Broken(
+                        f"there is {separator!r} after the key {key[:60]!r}" if separator
+                        else f"it ends after the key {key[:60]!r}"
+                    )  # fmt: skip
+                text.at += 1
+                if separator == "}":
+                    break
+        if text.next():
+            raise _Broken(f"there is {text.next()!r} after its end")
+    except (_Broken, UnicodeDecodeError, RecursionError) as error:
+        raise _unreadable(what, error) from None
+
+
+def entries_of_lines(stream: Readable, what: str) -> Iterator[Entry]:
+    """Iterate over the entries of a listing: one object a line, with key and metadata at least.
+
+    Raises
+    ------
+    IndexUnreadableError
+        Where it is anything else.
+    """
+    try:
+        text = _Text(stream)
+        while text.next():
+            record = text.value()
+            if not isinstance(record, dict) or not isinstance(record.get("key"), str):
+                raise _Broken("it has a line that isn't an object with a key")
+            entry = _entry(record["key"], record.get("metadata"))
+            if entry is None:
+                continue
+            key, meta, *_ = entry
+            version, size = record.get("version"), record.get("size")
+            yield (
+                key,
+                meta,
+                version if isinstance(version, str) else None,
+                size if type(size) is int else None,
+                _digest(record.get("sha256")),
+            )
+    except (_Broken, UnicodeDecodeError, RecursionError) as error:
+        raise _unreadable(what, error) from None
+
+
+def _entry(key: str, metadata: Any) -> Entry | None:
+    """Return an entry; None for a key that no URL can name, and so nobody can read."""
+    try:
+        check_http_key(key)
+    except InvalidKeyError as error:
+        _logger.warning("an entry of the index is left out: %s", error)
+        return None
+    try:
+        return key, spelling(metadata), None, None, _digest(metadata.get("sha256"))
+    except InvalidMetadataError as error:
+        raise _Broken(f"of the key {key[:60]!r} the {error}") from None
+
+
+def _digest(value: object) -> str | None:
+    return value.lower() if isinstance(value, str) and _SHA256.fullmatch(value) else None
+
+
+def _unreadable(what: str, error: Exception) -> IndexUnreadableError:
+    if isinstance(error, UnicodeDecodeError):
+        error = _Broken("it isn't UTF-8")
+    if isinstance(error, RecursionError):
+        error = _Broken("it is nested too deeply")
+    return IndexUnreadableError(f"{what} can't be read: {error}; the index before stays in force")

@@ -1,0 +1,221 @@
+"""Writes to a server of our own: data and metadata as one change, compared and written as one.
+
+docs/protocol.md is the full text.
+"""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from mountcache.abc import ABSENT, Base, Pushed, Readable, Value
+from mountcache.backing.files import FileTransport
+from mountcache.backing.freshness import Validators
+from mountcache.backing.http import Answer, Payload, Transport
+from mountcache.backing.wire import LONGEST_HEADER, encode_metadata, is_ours, parse_object
+from mountcache.errors import ConflictError, IntegrityError, StoreError, UpstreamError
+from mountcache.jsonform import spelling
+
+__all__ = ["Writer", "json_payload", "opened", "send"]
+
+_WRITTEN: Final = (200, 201, 204)
+_LONGEST_PROBLEM: Final = 65536
+
+
+def send(
+    transport: Transport | FileTransport,
+    method: str,
+    url: str,
+    key: str,
+    base: Base,
+    *,
+    condition: Mapping[str, str],
+    headers: Mapping[str, str] | None = None,
+    payload: Payload | None = None,
+    repeatable: bool = False,
+) -> Answer:
+    """Send one write, and return its answer, closed.
+
+    Raises
+    ------
+    ConflictError
+        412: the condition doesn't hold.
+    KeyError
+        404, 410 to a DELETE.
+    """
+    answer = transport.request(
+        method, url, repr(key), headers={**condition, **(headers or {})}, payload=payload,
+        accept=(*_WRITTEN, 404, 410, 412), repeatable=repeatable,
+    )  # fmt: skip
+    if answer.status == 412:
+        raise _conflict(key, base, answer)
+    answer.body.close()
+    if answer.status in (404, 410):
+        if method == "DELETE":
+            raise KeyError(key)
+        raise UpstreamError(
+            f"{key!r} can't be written: upstream answered {answer.status} to {method}; is the URL "
+            "the right one?",
+            status=answer.status,
+        )
+    return answer
+
+
+def _conflict(key: str, base: Base, answer: Answer) -> ConflictError:
+    found: Base = None
+    try:
+        said = parse_object(answer.read(_LONGEST_PROBLEM), "a problem document").get("found")
+    except StoreError:
+        said = None  # only our own server says what is there
+    if isinstance(said, str):
+        found = ABSENT if said == "absent" else said
+    there = {None: "something else is there", ABSENT: "it isn't there"}.get(
+        found if not isinstance(found, str) else None, "something else is there"
+    )
+    over = "as a new key" if base is ABSENT else f"over version {base}"
+    return ConflictError(
+        f"{key!r} was to be written {over}, but upstream {there}; read it again and redo the "
+        "change",
+        key=key,
+        expected=base,
+        found=found,
+    )
+
+
+def json_payload(metadata: Mapping[str, Any]) -> Payload:
+    """Return metadata as the body of a request."""
+    text = spelling(metadata).encode()
+    return Payload(lambda: io.BytesIO(text), len(text))
+
+
+def opened(value: Value, key: str) -> Payload:
+    """Return the data of a value as the body of a request.
+
+    Raises
+    ------
+    IntegrityError
+        If its length isn't known.
+    """
+    size = value.size
+    if size is None:
+        raise IntegrityError(f"the data of {key!r} has no known length, so it can't be sent")
+    return Payload(lambda: value.data, size)
+
+
+class Writer:
+    """Writes keys of a server that says ``Mountcache: 1``.
+
+    Parameters
+    ----------
+    transport
+        Who asks.
+    data_url, metadata_url, key_url
+        Give the URLs of a key: of its data, its metadata, and for DELETE.
+    """
+
+    def __init__(
+        self,
+        transport: Transport | FileTransport,
+        data_url: Callable[[str], str],
+        metadata_url: Callable[[str], str],
+        key_url: Callable[[str], str],
+    ) -> None:
+        self._transport = transport
+        self._data_url = data_url
+        self._metadata_url = metadata_url
+        self._key_url = key_url
+
+    def set_if(
+        self, key: str, value: Value, base: Base, op_id: str, parts: frozenset[str]
+    ) -> Pushed:
+        """See `SupportsConditionalWrite`."""
+        if parts == {"metadata"}:
+            return self.set_metadata_if(key, value.metadata, base, op_id)
+        payload = opened(value, key)
+        headers = {"Content-Type": "application/octet-stream"}
+        if "metadata" in parts:
+            text = spelling(value.metadata)
+            header = encode_metadata(text)
+            if len(header) <= LONGEST_HEADER:
+                headers["Mountcache-Metadata"] = header
+            else:
+                payload, headers["Content-Type"] = _related(text.encode(), payload)
+        return self._write("PUT", self._data_url(key), key, base, op_id, headers, payload)
+
+    def set_metadata_if(
+        self, key: str, metadata: Mapping[str, Any], base: Base, op_id: str
+    ) -> Pushed:
+        """See `SupportsConditionalWrite`."""
+        headers = {"Content-Type": "application/json"}
+        payload = json_payload(metadata)
+        return self._write("PUT", self._metadata_url(key), key, base, op_id, headers, payload)
+
+    def delete_if(self, key: str, base: Base, op_id: str) -> Pushed:
+        """See `SupportsConditionalWrite`."""
+        return self._write("DELETE", self._key_url(key), key, base, op_id, {}, None)
+
+    def _write(
+        self,
+        method: str,
+        url: str,
+        key: str,
+        base: Base,
+        op_id: str,
+        headers: Mapping[str, str],
+        payload: Payload | None,
+    ) -> Pushed:
+        condition = {} if base is None else _condition(base)
+        answer = send(
+            self._transport, method, url, key, base, condition=condition, payload=payload,
+            headers={"Idempotency-Key": op_id, **headers}, repeatable=True,
+        )  # fmt: skip
+        etag = answer.headers.get("ETag", "")
+        version = etag.strip('"') if method != "DELETE" and etag else None
+        return Pushed(
+            version,
+            enforced=base is not None and is_ours(answer.headers),
+            validators="" if version is None else Validators(etag, strong=True).dump(),
+            replayed=answer.headers.get("Idempotency-Replayed") == "true",
+        )
+
+
+def _condition(base: Base) -> dict[str, str]:
+    return {"If-None-Match": "*"} if base is ABSENT else {"If-Match": f'"{base}"'}
+
+
+def _related(metadata: bytes, data: Payload) -> tuple[Payload, str]:
+    """Return metadata and data as one multipart/related body (RFC 2387)."""
+    boundary = uuid.uuid4().hex
+    head = (
+        f"--{boundary}\r\nContent-Type: application/json\r\n\r\n".encode()
+        + metadata
+        + f"\r\n--{boundary}\r\nContent-Type: application/octet-stream\r\n\r\n".encode()
+    )
+    tail = f"\r\n--{boundary}--\r\n".encode()
+    length = len(head) + data.length + len(tail)
+    payload = Payload(lambda: _Chained(head, data.open(), data.length, tail), length)
+    return payload, f'multipart/related; boundary="{boundary}"; type="application/json"'
+
+
+class _Chained:
+    """A head, a stream of a known length and a tail, one after the other."""
+
+    def __init__(self, head: bytes, stream: Readable, length: int, tail: bytes) -> None:
+        self._head = io.BytesIO(head)
+        self._stream = stream
+        self._left = length
+        self._tail = io.BytesIO(tail)
+
+    def read(self, size: int = -1) -> bytes:
+        piece = self._head.read(size)
+        if piece:
+            return piece
+        if self._left:
+            piece = self._stream.read(self._left if size < 0 else min(size, self._left))
+            self._left -= len(piece)
+            return piece
+        if self._stream.read(1):
+            raise IntegrityError("the data is longer than it was when it was staged")
+        return self._tail.read(size)
