@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
 
 from mountcache.cli.config import find_file, read_settings, toml_text
-from mountcache.cli.credentials import Bearer, credentials_of
 from mountcache.errors import ConfigurationError
 
 URL = 'url = "http://127.0.0.1:1/"\n'
@@ -129,46 +126,3 @@ def test_environment_comes_first(path: Path) -> None:
 def test_what_init_writes_is_read_back(path: Path, text: str) -> None:
     path.write_text(URL + toml_text({"mount_point": text}), "utf-8")
     assert read_settings(path, {}).mount_point == text
-
-
-# -- credentials -----------------------------------------------------------------------------
-
-
-def test_credentials_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    look = credentials_of("env:SECRET", "http://127.0.0.1/")
-    monkeypatch.delenv("SECRET", raising=False)
-    with pytest.raises(ConfigurationError, match="the variable SECRET isn't set"):
-        look()
-    monkeypatch.setenv("SECRET", "ada:pass:word")
-    assert look() == ("ada", "pass:word")
-    monkeypatch.setenv("SECRET", "token")
-    assert isinstance(look(), Bearer)
-    assert "token" not in repr(look())
-
-
-def test_credentials_from_a_command(tmp_path: Path) -> None:
-    script = tmp_path / "secret.py"
-    script.write_text("print('ada:secret'); print('more')")
-    assert credentials_of(f"command:{sys.executable} {script}", "http://h/")() == (
-        "ada",
-        "secret",
-    )
-    script.write_text("print('ada:secret'); raise SystemExit(3)")
-    with pytest.raises(ConfigurationError, match="ended with 3") as raised:
-        credentials_of(f"command:{sys.executable} {script}", "http://h/")()
-    assert "secret'" not in str(raised.value)
-    with pytest.raises(ConfigurationError, match="can't be run"):
-        credentials_of(f"command:{tmp_path}/nope", "http://h/")()
-
-
-def test_credentials_from_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "netrc"
-    monkeypatch.setenv("NETRC", os.fspath(file))
-    look = credentials_of("netrc", "https://data.example.org:8443/x")
-    with pytest.raises(ConfigurationError, match="isn't there"):
-        look()
-    file.write_text("machine data.example.org login ada password secret\n")
-    file.chmod(0o600)
-    assert look() == ("ada", "secret")
-    with pytest.raises(ConfigurationError, match="nothing for the host other"):
-        credentials_of("netrc", "https://other/")()

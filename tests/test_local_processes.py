@@ -428,9 +428,10 @@ def test_what_was_committed_survives_a_kill_at_any_moment(disk: DiskContent) -> 
     uncertain: set[str] = set()
     for _ in range(ROUNDS):
         last = ""
+        moment = chance.randrange(1, 40)
         with Running(_WRITING, disk.directory) as other:
             for number in itertools.count(1):
-                if number == chance.randrange(1, 40):
+                if number == moment:
                     other.kill()
                 # What it had said when it was killed is still to be heard.
                 if not (line := other.hear()):

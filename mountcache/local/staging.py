@@ -217,9 +217,8 @@ class Staging:
             Names the write, for a caller who may repeat it: what was applied isn't again.
         """
         if data is None:
-            return self._change(
-                key, announce, _write(announce, base, None, meta, merge), None, op_id
-            )
+            make = _write(announce, base, None, meta, merge)
+            return self._change(key, announce, make, None, op_id)
         spool = self.catalog.content.spool()
         try:
             message = f"Setting {announce.key}"
@@ -229,7 +228,7 @@ class Staging:
                     progress.step(spool.size)
                 spool.finish(self.catalog.content.durable)
             make = _write(announce, base, (spool.sha256, spool.size), meta, merge)
-            pushed = self._change(key, announce, make, spool, op_id)
+            pushed = self._change(key, announce, make, spool, op_id, depends=base is not None)
         except BaseException:
             spool.discard()
             raise
@@ -280,7 +279,14 @@ class Staging:
         make: _Make,
         spool: Spool | None,
         op_id: str | None = None,
+        *,
+        depends: bool = False,
     ) -> Pushed:
+        """Carry a change out, now or at the end of the transaction.
+
+        `depends` says that a change which brings its own bytes depends, all the same, on what
+        it finds.
+        """
         transaction = self.current()
         if transaction is None:
             alone = _Transaction("")
@@ -299,8 +305,8 @@ class Staging:
         below = self.catalog.row(key)
         row = self._overlaid(below, transaction)
         draft = make(row)
-        if spool is None:
-            # What came out depends on what was there.
+        if spool is None or depends:
+            # What came out depends on what was there: it is compared again at the commit.
             _note_read(transaction, below, mounted=announce.mounted)
         before = transaction.staged.get(key)
         was_there = before.was_there if before else _was_there(below, announce)
