@@ -55,6 +55,7 @@ __all__ = [
     "SupportsVersions",
     "SupportsWrite",
     "Value",
+    "check_stream",
     "chunks",
     "facts_of",
     "first_bytes",
@@ -798,6 +799,22 @@ def unpack(
     return pair[0], pair[1]
 
 
+def check_stream(data: Readable) -> Readable:
+    """Return `data` if it can be read.
+
+    Raises
+    ------
+    InvalidValueError
+        If it isn't a stream.
+    """
+    if not hasattr(data, "read"):
+        raise InvalidValueError(
+            f"data is a stream with read(), not {type(data).__name__}; "
+            "for bytes use from_bytes, or io.BytesIO(data)"
+        )
+    return data
+
+
 def chunks(data: Readable, buffer_size: int = _MIB) -> Iterator[bytes]:
     """Iterate over what is left of a stream in pieces of at most `buffer_size` bytes.
 
@@ -806,16 +823,11 @@ def chunks(data: Readable, buffer_size: int = _MIB) -> Iterator[bytes]:
     InvalidValueError
         If it isn't a stream, or not one of bytes.
     """
-    read = getattr(data, "read", None)
-    if read is None:
-        raise InvalidValueError(
-            f"data is a stream with read(), not {type(data).__name__}; "
-            "for bytes use from_bytes, or io.BytesIO(data)"
-        )
+    read = check_stream(data).read
     if buffer_size < 1:
         raise ValueError(f"buffer_size is at least 1 byte, not {buffer_size}")
     while True:
-        piece = read(buffer_size)
+        piece: object = read(buffer_size)
         if isinstance(piece, str):
             raise InvalidValueError("data is a text stream; open the file in binary mode")
         if not isinstance(piece, (bytes, bytearray, memoryview)):

@@ -10,7 +10,7 @@ import io
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from mountcache.abc import (
     Readable,
     SupportsIdentity,
     Value,
+    check_stream,
     select_from,
     unpack,
 )
@@ -101,6 +102,7 @@ class MountedStore(AbstractStore):
         self.mount_point = mount_point
         self.mount_store = mount_store
         self.backing_store = backing_store
+        self._check: Callable[[str], str] = getattr(backing_store, "check_key", check_key)
         self._author = author or default_author()
         self._clock = clock
         self._options = Options(max_age=max_age, offline=check_offline(offline))
@@ -271,9 +273,8 @@ class MountedStore(AbstractStore):
         return self._value(key, data=False)
 
     def _value(self, key: str, *, data: bool) -> Value:
-        short = self._short(key)
+        short = self._short(self._check(key))
         if short is None:
-            self._check(key)
             return self.backing_store.get(key)
         if (overlay := self._overlay_) is None:
             overlay = self._overlay
@@ -282,22 +283,19 @@ class MountedStore(AbstractStore):
         try:
             return overlay.value(short, self._options, data=data)
         except KeyError:
-            self._check(key)
             raise KeyError(key) from None
 
     def get_data(self, key: str) -> io.BufferedIOBase:
         return self._value(key, data=True).data
 
     def get_metadata(self, key: str, select: Iterable[str] | None = None) -> dict[str, Any]:
-        short = self._short(key)
+        short = self._short(self._check(key))
         if short is None:
-            self._check(key)
             return self.backing_store.get_metadata(key, select)
         self._agree(short)
         try:
             return select_from(self._overlay.metadata(short, self._options), select)
         except KeyError:
-            self._check(key)
             raise KeyError(key) from None
 
     def exists(self, key: str) -> bool:
@@ -356,18 +354,13 @@ class MountedStore(AbstractStore):
 
     def _mine(self, key: str) -> str:
         """Return the catalog's name of a key that is to be changed."""
-        self._check(key)
-        short = self._short(key)
+        short = self._short(self._check(key))
         if short is None:
             raise ReadOnlyKeyError(
                 f"{key!r} lies outside the mount point {self.mount_point!r}, where nothing can "
                 "be written"
             )
         return short
-
-    def _check(self, key: str) -> None:
-        check = getattr(self.backing_store, "check_key", check_key)
-        check(key)
 
     def set(
         self,
@@ -379,12 +372,12 @@ class MountedStore(AbstractStore):
     ) -> None:
         data, metadata = unpack(value)
         meta = spelling(metadata)
-        self._write(key, data=data, meta=meta, base=base, buffer_size=buffer_size)
+        self._write(key, data=check_stream(data), meta=meta, base=base, buffer_size=buffer_size)
 
     def set_data(
         self, key: str, data: Readable, buffer_size: int = 1048576, *, base: Base = None
     ) -> None:
-        self._write(key, data=data, base=base, buffer_size=buffer_size)
+        self._write(key, data=check_stream(data), base=base, buffer_size=buffer_size)
 
     def set_metadata(self, key: str, metadata: Mapping[str, Any], *, base: Base = None) -> None:
         self._write(key, meta=spelling(metadata), base=base)
@@ -403,23 +396,25 @@ class MountedStore(AbstractStore):
         buffer_size: int = 1048576,
     ) -> None:
         short = self._mine(key)
-        self._agree(short)
-        if data is None or meta is None:
-            row = self._learn(short)
-            if data is None and self._mirror is not None and merged_meta(row) is not None:
-                # A store that knows no edits of metadata alone gets a real copy.
-                data = self.get_data(key)
-                meta = merged_meta(row) if meta is None else meta
-        self.mount.staging.write(
-            short,
-            self._announce(short),
-            data=data,
-            meta=meta,
-            merge=merge,
-            base=base,
-            buffer_size=buffer_size,
-        )
-        self._agree(short)
+        # A store that knows no edits of metadata alone is read to be written.
+        alone = self._mirror.agreeing if self._mirror is not None else nullcontext()
+        with alone:
+            self._agree(short)
+            if data is None or meta is None:
+                row = self._learn(short)
+                if data is None and self._mirror is not None and merged_meta(row) is not None:
+                    data = self.get_data(key)
+                    meta = merged_meta(row) if meta is None else meta
+            self.mount.staging.write(
+                short,
+                self._announce(short),
+                data=data,
+                meta=meta,
+                merge=merge,
+                base=base,
+                buffer_size=buffer_size,
+            )
+            self._agree(short)
 
     def delete(self, key: str, *, base: Base = None) -> None:
         """Stage a delete: the key is gone here, and upstream once that is pushed.
@@ -457,7 +452,7 @@ class MountedStore(AbstractStore):
         return self._agreed_transaction(notes) if self._mirror else self._transaction(notes)
 
     def _transaction(self, notes: str) -> AbstractContextManager[object]:
-        return self.mount.staging.transaction(self, notes)
+        return self.mount.staging.transaction(self, notes, self.mount.prefix)
 
     @contextmanager
     def _agreed_transaction(self, notes: str) -> Iterator[object]:

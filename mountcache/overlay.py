@@ -197,7 +197,8 @@ class Overlay:
             key, entry.meta, source="upstream",
             fetch=lambda: self._download_indexed(row, entry, options),
             fetch_range=lambda start, end: self._range(row, None, options, start, end),
-            version=entry.version, size=entry.size or promise_of(entry.entry).size, sha256=entry.sha256,
+            version=entry.version, sha256=entry.sha256,
+            size=entry.size or promise_of(entry.entry).size,
         )  # fmt: skip
 
     def _reconfirmed(self, row: Row, copy: Copy, entry: Entry, options: Options) -> Copy | None:
@@ -417,16 +418,7 @@ class Overlay:
             if row.edit.kind == "del":
                 raise KeyError(key)
             return parse(row.edit.meta)
-        if self._indexed:
-            self.refresh_index(options)
-            row = self._mount.staging.row(key, mounted=True)
-            entry = row.entry
-            if entry is not None and entry.present:
-                self._catalog.hand_out(key, seen_of_entry(entry))
-                return parse(entry.meta)
-            self._catalog.hand_out(key, Seen(ABSENT))
-            raise KeyError(key)
-        return self._asked_value(row, options, data=False).metadata
+        return self.value(key, options).metadata
 
     def view(
         self, where: dict[str, Any], options: Options, pattern: str | None = None

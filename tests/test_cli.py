@@ -8,9 +8,10 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -80,13 +81,8 @@ def site(tmp_path: Path) -> Path:
 @pytest.fixture
 def files_only(site: Path) -> Iterator[str]:
     """A web server that knows nothing but files."""
-    serve = partial(SimpleHTTPRequestHandler, directory=str(site))
-    with ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/"
-        server.shutdown()
-        thread.join()
+    with _serving(partial(SimpleHTTPRequestHandler, directory=str(site))) as url:
+        yield url
 
 
 def test_init_finds_the_static_layout(bare: Shell, files_only: str) -> None:
@@ -140,12 +136,79 @@ def test_init_of_what_is_out_of_reach_says_how_to_go_on(bare: Shell) -> None:
     assert bare("init", url, "--layout", "dynamic").code == 0
 
 
-@pytest.mark.parametrize("url", ["data.example.org", "ftp://data.example.org/"])
-def test_init_refuses_a_url_that_cannot_be_one(bare: Shell, url: str) -> None:
-    ended = bare("init", url)
-    assert ended.code == 3
-    assert "http" in ended.err
-    assert ended.err.count("\n") == 1
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("", "has no scheme"),
+        ("data.example.org", "has no scheme"),
+        ("http://", "has no scheme"),
+        ("ftp://data.example.org/", "only http:, https:, file: can be read"),
+        ("http://[::1/", "can't be read as a URL"),
+        ("http://127.0.0.1:1/?a=b", "has a query or fragment"),
+        ("http://ada:secret@127.0.0.1:1/", "has a user in it"),
+    ],
+)
+def test_init_refuses_a_url_that_cannot_be_one(bare: Shell, url: str, said: str) -> None:
+    for args in ((), ("--layout", "dynamic"), ("--layout", "static")):
+        ended = bare("init", url, *args)
+        assert ended.code == 3
+        assert said in ended.err
+        assert "secret" not in ended.err
+        assert ended.err.count("\n") == 1
+    assert not (bare.folder / "mountcache.toml").exists()
+
+
+class _KeysAlone(BaseHTTPRequestHandler):
+    """A server of the dynamic layout whose query answers with keys, one a line."""
+
+    query = b"a\nb\n"
+    rest = b"{}"
+
+    def do_GET(self) -> None:
+        body = self.query if self.path.startswith("/query") else self.rest
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET  # noqa: N815  # http.server calls it so
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+class _Page(_KeysAlone):
+    """A server that answers everything with a page for people."""
+
+    query = rest = b"<!doctype html>\n<p>Welcome\n"
+
+
+@contextmanager
+def _serving(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_init_knows_a_server_that_lists_keys_alone(bare: Shell) -> None:
+    with _serving(_KeysAlone) as url:
+        ended = bare("init", url)
+        assert ended.code == 0, ended.err
+        assert "dynamic" in ended.text
+        assert bare("ls").text.split() == ["a", "b"]
+
+
+def test_init_takes_no_page_for_a_listing(bare: Shell) -> None:
+    with _serving(_Page) as url:
+        ended = bare("init", url)
+        assert ended.code == 3
+        assert "shows neither layout" in ended.err
 
 
 # -- reading ---------------------------------------------------------------------------------
@@ -383,6 +446,8 @@ def test_wrong_command_lines_are_64(shell: Shell) -> None:
         ("push", "--on-conflict", "win"),
         ("put", "k", "--meta", "nothing"),
         ("put", "k", "--meta-json", "[1]"),
+        ("put", "k", "--meta-json", "[" * 100_000),
+        ("get", "a.txt", "-o", "-", "--json"),
         ("serve", "--store", "x", "--port", "70000"),
     ):
         ended = shell(*args)
@@ -420,6 +485,50 @@ def test_bad_keys_are_refused_in_one_sentence(shell: Shell) -> None:
         assert ended.err.startswith("mountcache: ")
         assert ended.err.count("\n") == 1
     assert shell("status").code == 0
+
+
+@pytest.mark.parametrize(
+    ("meta", "said"),
+    [
+        ('{"a": NaN}', "metadata['a'] is nan"),
+        ('{"a": 99999999999999999999}', "64 bits"),
+        ('{"a": "\\ud800"}', "surrogate"),
+    ],
+)
+def test_bad_metadata_is_refused_in_one_sentence(shell: Shell, meta: str, said: str) -> None:
+    ended = shell("put", "k", "--meta-json", meta)
+    assert ended.code == 3
+    assert said in ended.err
+    assert ended.err.count("\n") == 1
+    assert shell("status").code == 0
+
+
+def test_bad_directories_are_named_in_one_sentence(shell: Shell) -> None:
+    here = shell.folder / ".mountcache"
+    here.write_text("a file")
+    ended = shell("ls")
+    assert ended.code == 3
+    assert str(here) in ended.err
+    assert ended.err.count("\n") == 1
+    here.unlink()
+    assert shell("ls").code == 0
+    (shell.folder / "mountcache.toml").write_text('url = "http://127.0.0.1:1/"\n')
+    other = shell("ls")
+    assert other.code == 3
+    assert "belongs to upstream" in other.err
+
+
+def test_folder_that_is_not_there_is_named(shell: Shell) -> None:
+    ended = shell("get", "a.txt", "-o", "no/such/file")
+    assert ended.code == 3
+    assert "no folder 'no/such'" in ended.err
+
+
+def test_key_named_twice_counts_once(shell: Shell) -> None:
+    assert shell("rm", "a.txt", "a.txt").text == "deleted a.txt\n"
+    assert shell("revert", "a.txt", "a.txt").text == "reverted a.txt\n"
+    assert shell("cat", "a.txt").code == 0
+    assert shell("drop", "a.txt", "a.txt").text == "dropped a.txt\n"
 
 
 def test_missing_file_is_an_error_that_stages_nothing(shell: Shell) -> None:

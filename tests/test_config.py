@@ -82,6 +82,7 @@ def test_sizes(path: Path, text: str, size: int) -> None:
         ('auth = "env:"', "auth is"),
         ("author = 3", "author is text"),
         ('dir = ""', "dir is empty"),
+        ("data_path = []", "data_path is text"),
         ("max_age = ", "isn't TOML"),
     ],
 )
@@ -97,6 +98,18 @@ def test_url_is_needed(path: Path) -> None:
     path.write_text("")
     with pytest.raises(ConfigurationError, match="has no url"):
         read_settings(path, {})
+
+
+def test_url_with_a_user_is_refused_without_showing_the_password(path: Path) -> None:
+    path.write_text('url = "http://ada:secret@127.0.0.1:1/"\n')
+    with pytest.raises(ConfigurationError, match="has a user in it") as raised:
+        read_settings(path, {})
+    assert "secret" not in str(raised.value)
+
+
+def test_url_ends_in_a_slash(path: Path) -> None:
+    path.write_text('url = "http://127.0.0.1:1/team"\n')
+    assert read_settings(path, {}).url == "http://127.0.0.1:1/team/"
 
 
 def test_file_that_is_no_text(path: Path) -> None:

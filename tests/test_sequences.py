@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mountcache.local.disk import DiskCacheStore
-from mountcache.local.memory import MemoryStore
 
 from mountcache import sync
 from mountcache.abc import ABSENT
 from mountcache.errors import ConflictError, PushInProgressError, StoreUnavailableError
 from mountcache.events import StoreModificationEvent
+from mountcache.local.disk import DiskCacheStore
+from mountcache.local.memory import MemoryStore
 from mountcache.local.store import LocalStore
 from mountcache.mounted import MountedStore
 from tests.upstreams import Foreign, Origin, put

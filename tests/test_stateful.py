@@ -18,11 +18,11 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from mountcache.local.disk import DiskCacheStore
 
 from mountcache import sync
 from mountcache.errors import StoreUnavailableError
 from mountcache.jsonform import content_version
+from mountcache.local.disk import DiskCacheStore
 from mountcache.mounted import MountedStore
 from tests.upstreams import Origin, put
 
@@ -306,7 +306,7 @@ class Mounted(RuleBasedStateMachine):
         else:
             assert self.online
             if outcome == "pushed":
-                self.check_nothing_lost(shown.base, before, after, edit)
+                self.check_nothing_lost(key, shown.base, before, after, edit)
             del self.edits[key]
         if after is None:
             self.upstream.pop(key, None)
@@ -320,15 +320,19 @@ class Mounted(RuleBasedStateMachine):
         return None if before is None else Held(before.data, edit.value.state)
 
     def check_nothing_lost(
-        self, base: str, before: Held | None, after: Held | None, edit: Staged
+        self, key: str, base: str, before: Held | None, after: Held | None, edit: Staged
     ) -> None:
         assert after == self.pushed(edit, before)
         if before is None:
             assert base in ("absent", "unknown") or edit.value is None
         elif edit.metadata_only:
             return
-        else:
-            assert base == before.version
+        elif base != before.version:
+            # Another's change that the edit makes as well takes nothing from anybody.
+            (seen,) = (held for held in self.past[key] if held and held.version == base)
+            assert edit.value is not None
+            assert before.data in (seen.data, edit.value.data)
+            assert before.state in (seen.state, edit.value.state)
 
     def origin_shows(self, key: str) -> Held | None:
         down, self.origin.down = self.origin.down, False

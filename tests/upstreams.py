@@ -6,10 +6,9 @@ import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mountcache.local.memory import MemoryStore
-
 from mountcache.abc import AbstractStore, Base, Pushed, Readable, Value
 from mountcache.errors import StoreUnavailableError
+from mountcache.local.memory import MemoryStore
 
 __all__ = ["Foreign", "Origin", "put"]
 

@@ -150,7 +150,8 @@ def validators_from(headers: Mapping[str, str]) -> Validators:
     modified, date = parse_date(modified_text), parse_date(headers.get("Date"))
     if modified is None:
         modified_text = None
-    settled = is_ours(headers) or modified is None or (date is not None and date - modified >= _RACY)
+    settled = modified is None or (date is not None and date - modified >= _RACY)
+    settled = settled or is_ours(headers)
     if found is None:
         return Validators(None, modified_text, False, not settled)
     return Validators(found.group(), modified_text, found["weak"] is None and settled, not settled)

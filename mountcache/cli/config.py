@@ -23,6 +23,7 @@ __all__ = [
     "FILE_NAME",
     "Settings",
     "backing_store",
+    "check_root",
     "find_file",
     "open_store",
     "read_settings",
@@ -49,7 +50,7 @@ class Settings:
     """What a mountcache.toml says. Each field is one of its keys, under the same name."""
 
     url: str
-    """The root of the remote store."""
+    """The root of the remote store, ending in "/"."""
     layout: Layout = "dynamic"
     """"static": ``data/`` and ``index.json`` under `url`; "dynamic": ``keys`` and ``query``."""
     mount_point: str = ""
@@ -151,6 +152,8 @@ def _checked(path: Path, name: str, value: object) -> Any:
     """Return the value of one key in the form that `Settings` has it."""
     wrong = ConfigurationError
     match name:
+        case "url":
+            return check_root(value, f"{path}: url")
         case "layout":
             return _one_of(path, name, value, _LAYOUTS)
         case "offline":
@@ -176,6 +179,34 @@ def _checked(path: Path, name: str, value: object) -> Any:
             if not value and name != "mount_point":
                 raise wrong(f"{path}: {name} is empty")
             return value
+
+
+def check_root(url: object, name: str) -> str:
+    """Return the root of a remote store, ending in "/".
+
+    Parameters
+    ----------
+    url
+        What was given.
+    name
+        What the user calls it.
+
+    Raises
+    ------
+    ConfigurationError
+        If no store can be there, or a user stands in it: secrets aren't written down.
+    """
+    from mountcache.backing.urls import PORTS, check_url, shown
+
+    if not isinstance(url, str):
+        raise ConfigurationError(f"{name} is text, not {url!r}")
+    _, user = check_url(url, name, schemes=(*PORTS, "file"))
+    if user is not None:
+        raise ConfigurationError(
+            f"{name} {shown(url)!r} has a user in it; leave that out, and say how to log in with "
+            f"auth in {FILE_NAME}"
+        )
+    return url.rstrip("/") + "/"
 
 
 def _is_auth(value: str) -> bool:
@@ -223,14 +254,13 @@ def _quoted(text: str) -> str:
 
 def backing_store(settings: Settings) -> AbstractReadOnlyStore:
     """Return the remote end that settings describe; it isn't connected."""
-    root = settings.url.rstrip("/")
     if settings.layout == "static":
         from mountcache.backing.static import StaticURLStore
 
-        return StaticURLStore(root + "/", settings.data_path, settings.query_path)
+        return StaticURLStore(settings.url, settings.data_path, settings.query_path)
     from mountcache.backing.dynamic import DynamicURLStore
 
-    return DynamicURLStore(f"{root}/keys", f"{root}/query")
+    return DynamicURLStore(f"{settings.url}keys", f"{settings.url}query")
 
 
 def open_store(settings: Settings) -> MountedStore:

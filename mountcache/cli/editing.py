@@ -97,7 +97,7 @@ def _object(text: str | None) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise click.BadParameter(f"isn't JSON: {error}", param_hint="--meta-json") from None
     if not isinstance(found, dict):
         raise click.BadParameter("isn't a JSON object", param_hint="--meta-json")
@@ -111,10 +111,10 @@ def _object(text: str | None) -> dict[str, Any]:
 def rm(keys: tuple[str, ...], as_json: bool) -> None:
     """Stage the removal of keys, all or none; `push` removes them upstream."""
     with opened() as store, store.transaction(f"rm {' '.join(keys)}"):
-        for key in keys:
+        for key in dict.fromkeys(keys):
             with asking_for(key):
                 store.delete(key)
-    for key in keys:
+    for key in dict.fromkeys(keys):
         show({"key": key, "deleted": True}) if as_json else tell(one_line(f"deleted {key}"))
 
 
@@ -177,7 +177,7 @@ def drop(keys: tuple[str, ...], as_json: bool) -> None:
     from mountcache.errors import StoreError
 
     with opened() as store:
-        for key in keys:
+        for key in dict.fromkeys(keys):
             try:
                 store.drop(key)
             except KeyError as error:

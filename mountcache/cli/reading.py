@@ -79,6 +79,8 @@ def _matching(
 def get(key: str, output: str | None, force: bool, as_json: bool) -> None:
     """Write the data of KEY to a file."""
     if output == "-":
+        if as_json:
+            raise click.UsageError("--json and -o - would share standard output; say -o FILE")
         _to_stdout(key)
         return
     target = _target(key, output, force=force)
@@ -111,6 +113,8 @@ def _target(key: str, output: str | None, *, force: bool) -> Path:
     from mountcache.errors import ConfigurationError
 
     if output is not None and not Path(output).is_dir():
+        if not Path(output).parent.is_dir():
+            raise ConfigurationError(f"{output!r}: there is no folder {str(Path(output).parent)!r}")
         return Path(output)
     name = key.rsplit("/", 1)[-1]
     if name in ("", ".", ".."):

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mountcache.cli.session import json_option, show, tell
+
+if TYPE_CHECKING:
+    from mountcache.abc import AbstractReadOnlyStore
+    from mountcache.cli.config import Settings
 
 __all__ = ["init"]
 
@@ -34,21 +39,28 @@ def init(
     url: str, layout: str | None, mount_point: str, directory: str | None, as_json: bool
 ) -> None:
     """Mount the store at URL here: write mountcache.toml."""
-    from mountcache.cli.config import DIRECTORY, FILE_NAME, Settings, toml_text
+    from mountcache.cli.config import (
+        DIRECTORY,
+        FILE_NAME,
+        Settings,
+        backing_store,
+        check_root,
+        toml_text,
+    )
     from mountcache.errors import ConfigurationError
 
     path = Path.cwd() / FILE_NAME
     taken = ConfigurationError(f"{path} is there already; edit it, or remove it first")
     if path.exists():
         raise taken
-    how = "as told"
-    settings = Settings(url.rstrip("/") + "/", mount_point=mount_point)
+    settings = Settings(check_root(url, "URL"), mount_point=mount_point)
     if layout is None:
-        layout, how = _look(settings)
-    elif layout == "static":
-        settings = replace(settings, layout="static")
-    _check(settings)
-    values = {"url": settings.url, "layout": layout}
+        settings, how = _found_out(settings)
+    else:
+        settings, how = _as(settings, layout), "as told"
+        # Refuses now what no such store can be made of.
+        backing_store(settings)
+    values = {"url": settings.url, "layout": settings.layout}
     if mount_point:
         values["mount_point"] = mount_point
     if directory is not None:
@@ -64,27 +76,22 @@ def init(
     if as_json:
         show({"config": str(path), "dir": directory or DIRECTORY, **values})
         return
-    tell(f"{settings.url} has the {layout} layout ({how}).")
+    tell(f"{settings.url} has the {settings.layout} layout ({how}).")
     tell(f"Wrote {path}; the local store will be in {directory or DIRECTORY}.")
     tell("Next: `mountcache ls` lists the keys, `mountcache get KEY` fetches one.")
 
 
-def _check(settings: object) -> None:
-    """Refuse a URL that no store can be made of."""
-    from mountcache.cli.config import Settings, backing_store
-
-    assert isinstance(settings, Settings)
-    backing_store(settings)
+def _as(settings: Settings, layout: str) -> Settings:
+    return replace(settings, layout="static" if layout == "static" else "dynamic")
 
 
-def _look(settings: object) -> tuple[str, str]:
-    """Return which layout a URL has, and what says so.
+def _found_out(settings: Settings) -> tuple[Settings, str]:
+    """Return settings with the layout that the URL has, and what says so.
 
     The dynamic one comes first: where both are served, as by `mountcache serve`, it tells
     more of a key.
     """
-    from mountcache.abc import SupportsIndex
-    from mountcache.cli.config import Settings, backing_store
+    from mountcache.cli.config import backing_store
     from mountcache.errors import (
         AuthorizationError,
         ConfigurationError,
@@ -92,20 +99,13 @@ def _look(settings: object) -> tuple[str, str]:
         StoreUnavailableError,
     )
 
-    assert isinstance(settings, Settings)
-    found: list[str] = []
-    shows = {"dynamic": "it answers at query", "static": "it has an index.json"}
-    for layout, how in (("dynamic", shows["dynamic"]), ("static", shows["static"])):
-        store = backing_store(
-            replace(settings, layout="static" if layout == "static" else "dynamic")
-        )
-        assert isinstance(store, SupportsIndex)
+    tried: list[str] = []
+    for layout, how in (("dynamic", "it answers at query"), ("static", "it has an index.json")):
+        so = _as(settings, layout)
         try:
-            reading = store.read_index()
-            if reading is not None:
-                next(iter(reading.entries), None)
-                reading.close()
-            return layout, how
+            with backing_store(so) as store:
+                _list(store)
+            return so, how
         except StoreUnavailableError as error:
             raise StoreUnavailableError(
                 f"{error}; to write mountcache.toml all the same say --layout static or dynamic"
@@ -117,9 +117,26 @@ def _look(settings: object) -> tuple[str, str]:
                 status=error.status,
             ) from None
         except (StoreError, KeyError) as error:
-            found.append(f"{layout}: {error}")
-        finally:
-            store.disconnect()
+            tried.append(f"{layout}: {error}")
     raise ConfigurationError(
-        f"{settings.url} shows neither layout ({'; '.join(found)}); say --layout static or dynamic"
+        f"{settings.url} shows neither layout ({'; '.join(tried)}); say --layout static or dynamic"
     )
+
+
+def _list(store: AbstractReadOnlyStore) -> None:
+    """Read the beginning of a store's listing; raise if it has none."""
+    from mountcache.abc import SupportsIndex
+    from mountcache.errors import IndexUnreadableError
+
+    assert isinstance(store, SupportsIndex)
+    try:
+        reading = store.read_index()
+    except IndexUnreadableError:
+        # A server of another make may list keys alone. A page for people isn't a key of its own.
+        first = next(iter(store.query_keys()), "")
+        if not first or first.startswith("<") or not store.exists(first):
+            raise
+        return
+    if reading is not None:
+        next(iter(reading.entries), None)
+        reading.close()

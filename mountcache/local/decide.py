@@ -131,6 +131,7 @@ def merged_meta(row: Row) -> str | None:
 def stage_write(
     row: Row,
     *,
+    name: str,
     base: Base,
     mounted: bool,
     data: tuple[str, int] | None,
@@ -144,6 +145,8 @@ def stage_write(
     ----------
     row
         What is known of the key. For a bare store, its edit alone counts.
+    name
+        What the caller calls the key, for messages.
     base
         The version that the caller wants to replace.
     mounted
@@ -162,7 +165,7 @@ def stage_write(
     ConflictError
         If `base` isn't what is there.
     """
-    named = _named_base(row, base, mounted=mounted)
+    named = _named_base(row, name, base, mounted=mounted)
     edit = row.edit
     current = merged_meta(row if mounted else replace(row, copy=None, entry=None))
     if meta is None:
@@ -190,7 +193,9 @@ def _metadata_edit(row: Row, meta: str, named: BaseOf | None) -> Draft:
     return Draft(row.key, "meta", meta, content_version(data, parse(meta)), base=named)
 
 
-def stage_delete(row: Row, *, base: Base, mounted: bool, handed: Seen | None) -> Draft:
+def stage_delete(
+    row: Row, *, name: str, base: Base, mounted: bool, handed: Seen | None
+) -> Draft:
     """Return what a delete makes of the key.
 
     A local key whose base is absent, and that no request in flight names, is forgotten; any
@@ -204,7 +209,7 @@ def stage_delete(row: Row, *, base: Base, mounted: bool, handed: Seen | None) ->
         If `base` isn't what is there.
     """
     view = row if mounted else replace(row, copy=None, entry=None)
-    named = _named_base(row, base, mounted=mounted)
+    named = _named_base(row, name, base, mounted=mounted)
     if merged_meta(view) is None:
         raise KeyError(row.key)
     seen = named or base_for(row, handed, mounted=mounted)
@@ -213,7 +218,7 @@ def stage_delete(row: Row, *, base: Base, mounted: bool, handed: Seen | None) ->
     return Draft(row.key, "del", "{}", base=named)
 
 
-def _named_base(row: Row, base: Base, *, mounted: bool) -> BaseOf | None:
+def _named_base(row: Row, name: str, base: Base, *, mounted: bool) -> BaseOf | None:
     """Return the base that the caller named, None if the author's own sight counts."""
     if base is None:
         return None
@@ -237,8 +242,8 @@ def _named_base(row: Row, base: Base, *, mounted: bool) -> BaseOf | None:
     wanted = "to be created" if base is ABSENT else f"to be version {_short(base)}"
     shown = "is absent" if found is ABSENT else f"is version {_short(found)}"
     raise ConflictError(
-        f"{row.key!r} was {wanted} but {shown} here; read it again and redo the change",
-        key=row.key,
+        f"{name!r} was {wanted} but {shown} here; read it again and redo the change",
+        key=name,
         expected=base,
         found=found,
     )

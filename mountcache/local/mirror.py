@@ -7,12 +7,15 @@ whiteouts and copies live in a catalog in memory, and don't outlive the process.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterable
 
-from mountcache.abc import AbstractStore, Value
+from mountcache.abc import ABSENT, AbstractStore, Value
+from mountcache.errors import ConflictError
 from mountcache.jsonform import spelling
 from mountcache.local.memory import MemoryStore
+from mountcache.local.records import Edit
 from mountcache.local.store import LocalStore
 from mountcache.local.value import Snapshot
 
@@ -45,6 +48,8 @@ class Mirror(MemoryStore):
     def __init__(self, foreign: AbstractStore) -> None:
         super().__init__()
         self._foreign = foreign
+        self.agreeing = threading.RLock()
+        """Held while one thread brings the two to the same state, or reads to write."""
         self._agreed: dict[str, tuple[int | None, _Signature | None]] = {}
 
     def agree(self, keys: Iterable[str] | None = None) -> None:
@@ -57,9 +62,13 @@ class Mirror(MemoryStore):
             keys = {edit.key for edit in self.catalog.edits()}
             keys |= self._agreed.keys() | set(self._foreign.query_keys())
         for key in keys:
-            self._agree(key)
+            # One thread at a time: an older change mustn't overtake a newer one.
+            with self.agreeing:
+                while not self._agree(key):
+                    continue
 
-    def _agree(self, key: str) -> None:
+    def _agree(self, key: str) -> bool:
+        """Do so for one key; False if its bytes were replaced meanwhile."""
         edit = self.catalog.row(key).edit
         seq = None if edit is None else edit.seq
         seq_before, signature_before = self._agreed.get(key, (None, None))
@@ -67,22 +76,39 @@ class Mirror(MemoryStore):
         signature = None if theirs is None else _signature(theirs)
         if seq != seq_before:
             if edit is not None and edit.kind == "put" and edit.content is not None:
-                stream = self.catalog.open_content(edit.content)
+                try:
+                    stream = self.catalog.open_content(edit.content)
+                except FileNotFoundError:
+                    return False
                 mine = Snapshot(key, edit.meta, stream=stream, size=edit.size, modified=edit.at)
                 self._foreign.set(key, mine)
             elif theirs is not None:
                 self._foreign.delete(key)
         elif signature != signature_before:
-            if theirs is not None:
-                super().set(key, (theirs.data, theirs.metadata))
-            elif edit is not None and edit.kind == "put":
-                super().delete(key)
+            try:
+                seq = self._take_over(key, edit, theirs)
+            except ConflictError:
+                return False
         now = self._theirs(key)
-        edit = self.catalog.row(key).edit
-        self._agreed[key] = (
-            None if edit is None else edit.seq,
-            None if now is None else _signature(now),
-        )
+        self._agreed[key] = (seq, None if now is None else _signature(now))
+        return True
+
+    def _take_over(self, key: str, edit: Edit | None, theirs: Value | None) -> int | None:
+        """Take a change of the foreign store over; return the number of the edit it makes.
+
+        Raises
+        ------
+        ConflictError
+            If the key was changed on this side meanwhile.
+        """
+        there = edit is not None and edit.kind == "put"
+        seen = edit.version if edit is not None and there else ABSENT
+        if theirs is not None:
+            super().set(key, (theirs.data, theirs.metadata), base=seen)
+        elif there:
+            super().delete(key, base=seen)
+        after = self.catalog.row(key).edit
+        return None if after is None else after.seq
 
     def _theirs(self, key: str) -> Value | None:
         try:

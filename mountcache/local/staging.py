@@ -78,12 +78,15 @@ class _Staged:
     draft: Draft
     spool: Spool | None
     announce: Announce
-    was_there: bool
+    before: str | None
+    """The metadata that the key had, as JSON text; None if it wasn't there."""
 
 
 @dataclass(slots=True)
 class _Transaction:
     notes: str
+    prefix: str = ""
+    """What the caller's keys have before those of the catalog."""
     staged: dict[str, _Staged] = field(default_factory=dict)
     read: dict[str, tuple[Token, bool]] = field(default_factory=dict)
     spools: list[Spool] = field(default_factory=list)
@@ -264,10 +267,14 @@ class Staging:
 
         def make(row: Row) -> Draft:
             draft = stage_delete(
-                row, base=base, mounted=announce.mounted, handed=self.catalog.handed(key)
+                row,
+                name=announce.key,
+                base=base,
+                mounted=announce.mounted,
+                handed=self.catalog.handed(key),
             )
             if not announce.mounted and row.op is not None:
-                raise _in_flight(row.key)
+                raise _in_flight(announce.key)
             return replace(draft, partner=partner)
 
         return self._change(key, announce, make, None, op_id)
@@ -294,7 +301,7 @@ class Staging:
                 if op_id is not None and (done := _done(con, op_id)):
                     return done
                 row = self.catalog.row(key, con)
-                staged = _Staged(make(row), spool, announce, _was_there(row, announce))
+                staged = _Staged(make(row), spool, announce, _seen_by(row, announce))
                 alone.staged[key] = staged
                 self._write_all(con, alone)
                 version = staged.draft.version
@@ -309,18 +316,21 @@ class Staging:
             # What came out depends on what was there: it is compared again at the commit.
             _note_read(transaction, below, mounted=announce.mounted)
         before = transaction.staged.get(key)
-        was_there = before.was_there if before else _was_there(below, announce)
-        if spool is None and before is not None and draft.kind == "put" and draft.content is None:
-            spool = before.spool
-        elif spool is not None:
+        was = before.before if before else _seen_by(below, announce)
+        if spool is not None:
             transaction.spools.append(spool)
+        elif draft.kind == "put" and draft.content is None:
+            spool = before.spool if before is not None else None
+            if spool is None:
+                spool = _empty(self.catalog)
+                transaction.spools.append(spool)
         if before is not None and draft.base is None:
             draft = replace(draft, base=before.draft.base)
-        transaction.staged[key] = _Staged(draft, spool, announce, was_there)
+        transaction.staged[key] = _Staged(draft, spool, announce, was)
         return Pushed(draft.version, enforced=True)
 
     @contextmanager
-    def transaction(self, store: AbstractStore, notes: str) -> Iterator[None]:
+    def transaction(self, store: AbstractStore, notes: str, prefix: str = "") -> Iterator[None]:
         """Open a transaction, or join the one that is open."""
         outer = self.current()
         if outer is not None:
@@ -332,7 +342,7 @@ class Staging:
                 outer.staged = staged
                 raise
             return
-        transaction = _Transaction(notes)
+        transaction = _Transaction(notes, prefix)
         store.event_manager.emit(StoreTransactionStartEvent(source=store, message=notes))
         state: Literal["done", "failed"] = "failed"
         token = _open.set({**_open.get(), id(self): transaction})
@@ -358,10 +368,11 @@ class Staging:
         for key, (then, mounted) in transaction.read.items():
             now = token_of(self.catalog.row(key, con), mounted=mounted)
             if not same_token(then, now):
+                name = transaction.prefix + key
                 raise ConflictError(
-                    f"{key!r} was changed here since this transaction read it; nothing was "
+                    f"{name!r} was changed here since this transaction read it; nothing was "
                     "committed: run the transaction again",
-                    key=key,
+                    key=name,
                     expected=then.version,
                     found=now.version if now.present else ABSENT,
                 )
@@ -443,12 +454,12 @@ def _note_read(transaction: _Transaction, row: Row, *, mounted: bool) -> None:
 
 
 def _event(staged: _Staged, announce: Announce) -> BaseEvent | None:
-    metadata = parse(staged.draft.meta)
-    if staged.draft.kind in ("put", "meta"):
-        kind = StoreUpdateEvent if staged.was_there else StoreSetEvent
-        return kind(source=announce.store, key=announce.key, metadata=metadata)
-    if staged.was_there:
-        return StoreDeleteEvent(source=announce.store, key=announce.key, metadata=metadata)
+    draft, before = staged.draft, staged.before
+    if draft.kind in ("put", "meta"):
+        kind = StoreSetEvent if before is None else StoreUpdateEvent
+        return kind(source=announce.store, key=announce.key, metadata=parse(draft.meta))
+    if before is not None:
+        return StoreDeleteEvent(source=announce.store, key=announce.key, metadata=parse(before))
     return None
 
 
@@ -462,6 +473,7 @@ def _write(
 ) -> _Make:
     return lambda row: stage_write(
         row,
+        name=announce.key,
         base=base,
         mounted=announce.mounted,
         data=data,
@@ -471,9 +483,9 @@ def _write(
     )
 
 
-def _was_there(row: Row, announce: Announce) -> bool:
-    view = row if announce.mounted else replace(row, copy=None, entry=None)
-    return merged_meta(view) is not None
+def _seen_by(row: Row, announce: Announce) -> str | None:
+    """Return the metadata of a key as the caller sees it; None if it isn't there."""
+    return merged_meta(row if announce.mounted else replace(row, copy=None, entry=None))
 
 
 def _in_flight(key: str) -> PushInProgressError:

@@ -24,6 +24,7 @@ from mountcache.abc import (
     Pushed,
     Readable,
     Value,
+    check_stream,
     select_from,
     unpack,
 )
@@ -150,9 +151,8 @@ class LocalStore(AbstractStore):
         )
 
     def _edit(self, key: str) -> Edit:
-        edit = self.staging.row(key, mounted=False).edit
+        edit = self.staging.row(check_key(key), mounted=False).edit
         if edit is None or edit.kind == "del":
-            check_key(key)
             raise KeyError(key)
         return edit
 
@@ -196,7 +196,7 @@ class LocalStore(AbstractStore):
         self.staging.write(
             check_key(key),
             self._announce(key),
-            data=data,
+            data=check_stream(data),
             meta=spelling(metadata),
             base=base,
             buffer_size=buffer_size,
@@ -206,7 +206,11 @@ class LocalStore(AbstractStore):
         self, key: str, data: Readable, buffer_size: int = 1048576, *, base: Base = None
     ) -> None:
         self.staging.write(
-            check_key(key), self._announce(key), data=data, base=base, buffer_size=buffer_size
+            check_key(key),
+            self._announce(key),
+            data=check_stream(data),
+            base=base,
+            buffer_size=buffer_size,
         )
 
     def set_metadata(self, key: str, metadata: Mapping[str, Any], *, base: Base = None) -> None:

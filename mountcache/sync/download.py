@@ -12,28 +12,17 @@ finishes on wrong bytes.
 from __future__ import annotations
 
 import logging
-import os
-import threading
-import time
-import weakref
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from mountcache.errors import (
-    ChangedWhileReadingError,
-    IntegrityError,
     ReadOnlyStoreError,
     StoreBusyError,
-    StoreError,
     StoreFullError,
 )
 from mountcache.local import partial as partials
 from mountcache.local.catalog import Catalog
-from mountcache.local.content import full
-from mountcache.local.partial import BLOCK, Partial
-from mountcache.local.records import Clean
-from mountcache.sync.passing import Body, OutOfRoomError, Passing
-from mountcache.sync.source import Digests, Feed, Source, verify
+from mountcache.local.partial import BLOCK
 
 __all__ = ["PATIENCE", "Download", "Keeping", "Single", "join", "make_room"]
 
