@@ -36,7 +36,9 @@ def main(target: Path) -> None:
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.add_subplot()
     axes.plot([float(row["declination_deg"]) for row in rows])
-    axes.set(title=value.metadata["title"], xlabel="day of the year", ylabel="declination / degrees")
+    axes.set(
+        title=value.metadata["title"], xlabel="day of the year", ylabel="declination / degrees"
+    )
     axes.grid(alpha=0.3)
     # Texts stay texts in an SVG, and the same table gives the same file.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):

@@ -1,7 +1,9 @@
 """An event-driven progress bar: the store announces, and whoever listens draws.
 
-Stores know nothing of terminals. They emit events; this listens to progress, and to what was
-set, and draws with the standard library.
+Stores know nothing of terminals. They emit events; what listens here draws a bar for each
+operation and a line for each change, with the standard library alone.
+
+    python examples/progress_events.py
 """
 
 from __future__ import annotations
@@ -15,53 +17,51 @@ from mountcache import DiskCacheStore
 from mountcache.events import (
     StoreModificationEvent,
     StoreProgressEndEvent,
+    StoreProgressEvent,
     StoreProgressStartEvent,
     StoreProgressStepEvent,
 )
 
-_WIDTH = 30
+WIDTH = 30
 
 
-class Bar:
+class Bars:
     """Draws a bar for each operation that a store announces."""
 
     def __init__(self) -> None:
         self._steps: dict[str, int] = {}
-        self.drawn = 0
 
-    def start(self, event: StoreProgressStartEvent) -> None:
-        """An operation begins: remember how long it is."""
-        self._steps[event.operation_id] = event.steps
-        print(event.message)
+    def __call__(self, event: StoreProgressEvent) -> None:
+        """Draw what the event says; operations are told apart by their ids."""
+        if isinstance(event, StoreProgressStartEvent):
+            self._steps[event.operation_id] = event.steps
+        elif isinstance(event, StoreProgressStepEvent):
+            self._draw(event.step, self._steps[event.operation_id], event.message)
+        elif isinstance(event, StoreProgressEndEvent):
+            self._draw(event.step, self._steps.pop(event.operation_id), event.message)
+            print(f" {event.state}")
 
-    def step(self, event: StoreProgressStepEvent) -> None:
-        """It moved on."""
-        total = self._steps.get(event.operation_id, -1)
-        if total > 0:
-            done = min(_WIDTH, event.step * _WIDTH // total)
-            end = "\r" if sys.stdout.isatty() else "\n"
-            print(f"[{'#' * done}{'.' * (_WIDTH - done)}]", end=end)
-            self.drawn += 1
-
-    def end(self, event: StoreProgressEndEvent) -> None:
-        """It ended, well or not: `exit_state` tells."""
-        self._steps.pop(event.operation_id, None)
-        print(f"{event.exit_state}{' ' * _WIDTH}")
+    def _draw(self, done: int, steps: int, message: str) -> None:
+        if steps > 0:
+            full = min(WIDTH, done * WIDTH // steps)
+            bar = f"[{'#' * full}{'.' * (WIDTH - full)}] "
+        else:
+            # How long it will be isn't known.
+            bar = ""
+        # On a terminal each bar is drawn over the one before.
+        start = "\r" if sys.stdout.isatty() else "\n"
+        print(f"{start}{bar}{max(done, 0):,} bytes, {message}", end="", flush=True)
 
 
 def main() -> None:
-    """Save a value to a file and watch it."""
+    """Store 8 MB, save them to a file, and watch."""
     with (
         tempfile.TemporaryDirectory() as scratch,
         DiskCacheStore(Path(scratch, "store")) as store,
     ):
-        bar = Bar()
-        events = store.event_manager
-        events.connect(StoreProgressStartEvent, bar.start)
-        events.connect(StoreProgressStepEvent, bar.step)
-        events.connect(StoreProgressEndEvent, bar.end)
-        events.connect(
-            StoreModificationEvent, lambda event: print(f"{type(event).__name__}: {event.key}")
+        store.event_manager.connect(StoreProgressEvent, Bars())
+        store.event_manager.connect(
+            StoreModificationEvent, lambda event: print(f"{event.action}: {event.key}")
         )
         store.set("big.bin", (io.BytesIO(bytes(8_000_000)), {"kind": "zeros"}))
         store.to_file("big.bin", Path(scratch, "copy.bin"))

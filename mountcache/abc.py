@@ -670,7 +670,6 @@ class SupportsConditionalWrite(Protocol):
     the store remembers it. A base that isn't there is a ConflictError and changes nothing.
     """
 
-    @property
     def enforces(self) -> bool:
         """True if the store compares and writes as one step, for any other writer."""
 

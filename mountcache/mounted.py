@@ -10,7 +10,7 @@ import io
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -396,15 +396,11 @@ class MountedStore(AbstractStore):
         buffer_size: int = 1048576,
     ) -> None:
         short = self._mine(key)
-        # A store that knows no edits of metadata alone is read to be written.
-        alone = self._mirror.agreeing if self._mirror is not None else nullcontext()
-        with alone:
-            self._agree(short)
-            if data is None or meta is None:
-                row = self._learn(short)
-                if data is None and self._mirror is not None and merged_meta(row) is not None:
-                    data = self.get_data(key)
-                    meta = merged_meta(row) if meta is None else meta
+        self._agree(short)
+        row = self._learn(short) if data is None or meta is None else None
+        if data is None and row is not None and self._mirror is not None and _is_upstream(row):
+            self._copy_up(key, meta=meta, merge=merge, base=base)
+        else:
             self.mount.staging.write(
                 short,
                 self._announce(short),
@@ -414,7 +410,27 @@ class MountedStore(AbstractStore):
                 base=base,
                 buffer_size=buffer_size,
             )
-            self._agree(short)
+        self._agree(short)
+
+    def _copy_up(
+        self, key: str, *, meta: str | None, merge: dict[str, Any] | None, base: Base
+    ) -> None:
+        """Stage metadata with upstream's bytes, for a store that knows no edits of it alone."""
+        value = self.get(key)
+        try:
+            self.mount.staging.write(
+                self._mine(key),
+                self._announce(self._mine(key)),
+                data=value.data,
+                meta=meta,
+                merge=merge,
+                base=value.version if base is None else base,
+            )
+        except ConflictError:
+            if base is not None:
+                raise
+            # Another thread was first: what it staged has bytes of its own.
+            self._write(key, meta=meta, merge=merge)
 
     def delete(self, key: str, *, base: Base = None) -> None:
         """Stage a delete: the key is gone here, and upstream once that is pushed.
@@ -698,3 +714,8 @@ class _Writer(io.BytesIO):
             self.seek(0)
             self._store.set_data(self._key, io.BytesIO(self.getvalue()))
         super().close()
+
+
+def _is_upstream(row: Row) -> bool:
+    """Whether a key's bytes are upstream's, and not staged here."""
+    return merged_meta(row) is not None and (row.edit is None or row.edit.kind != "put")

@@ -88,7 +88,8 @@ class Overlay:
             if self._indexed:
                 if not present or not matches or not self._remote.index_is_current(options.max_age):
                     return None
-                if not 0 <= age < _DAY and not promise_of(entry).digest:
+                asked_today = 0 <= age < _DAY and expires != 0
+                if not asked_today and not promise_of(entry).digest:
                     return None
                 meta = entry_meta
             elif present == 0 or not _is_fresh(now, checked, expires, options.max_age):
@@ -181,13 +182,15 @@ class Overlay:
         if entry is None or not entry.present:
             self._catalog.hand_out(key, Seen(ABSENT))
             if entry is None and not row.complete:
+                full = self._mount.full(key)
                 raise StoreUnavailableError(
-                    f"upstream can't be reached, so nobody knows whether it has {key!r}"
+                    f"upstream can't be reached, so nobody knows whether it has {full!r}"
                 )
             raise KeyError(key)
         if copy is not None and _same_bytes(copy, entry):
             age = self._mount.clock() - copy.checked
-            if not (promise_of(entry.entry).digest or 0 <= age < _DAY or stale):
+            asked_today = 0 <= age < _DAY and copy.expires != 0
+            if not (promise_of(entry.entry).digest or asked_today or stale):
                 copy = self._reconfirmed(row, copy, entry, options) or copy
             return self._of_copy(copy, stale=stale, meta=entry.meta)
         if copy is not None and stale:
@@ -219,7 +222,10 @@ class Overlay:
     def _download_indexed(self, row: Row, entry: Entry, options: Options) -> io.BufferedIOBase:
         full = self._mount.full(row.key)
         backing = self._mount.backing
-        value = self._remote.ask(lambda: fetch.begin(backing, full), options.offline)
+        try:
+            value = self._remote.ask(lambda: fetch.begin(backing, full), options.offline)
+        except StoreUnavailableError as error:
+            return self._not_here(row.key, error)
         return self._filled(row.key, value, options, entry)
 
     def refresh_index(self, options: Options) -> bool:
@@ -255,33 +261,31 @@ class Overlay:
             return self._of_copy(copy)
         try:
             return self._upstream_value(row, options, data=data)
-        except StoreUnavailableError:
+        except StoreUnavailableError as error:
             if options.offline == "never":
                 raise
             if copy is not None:
                 return self._of_copy(copy, stale=True)
-            return self._offline_value(row)
+            return self._offline_value(row, error)
 
-    def _offline_value(self, row: Row) -> Value:
+    def _offline_value(self, row: Row, error: StoreUnavailableError) -> Value:
         """Return what can be said of a key without upstream."""
         known = row.entry
         if known is not None and known.present:
             self._catalog.hand_out(row.key, seen_of_entry(known))
             return Snapshot(
-                row.key, known.meta, source="upstream", fetch=lambda: self._not_here(row.key),
-                version=known.version, size=known.size, sha256=known.sha256, stale=True,
+                row.key, known.meta, source="upstream",
+                fetch=lambda: self._not_here(row.key, error), version=known.version,
+                size=known.size, sha256=known.sha256, stale=True,
             )  # fmt: skip
         if row.complete or known is not None:
             self._catalog.hand_out(row.key, Seen(ABSENT))
             raise KeyError(row.key)
-        self._not_here(row.key)
+        self._not_here(row.key, error)
         raise AssertionError("unreachable")
 
-    def _not_here(self, key: str) -> io.BufferedIOBase:
-        raise StoreUnavailableError(
-            f"upstream can't be reached, and {self._mount.full(key)!r} isn't here; read or "
-            "prefetch it while upstream is in reach"
-        )
+    def _not_here(self, key: str, error: StoreUnavailableError) -> io.BufferedIOBase:
+        raise StoreUnavailableError(f"{self._mount.full(key)!r} isn't here, and {error}") from error
 
     def _upstream_value(self, row: Row, options: Options, *, data: bool) -> Value:
         """Ask upstream for the key; KeyError if it isn't there."""
@@ -314,7 +318,7 @@ class Overlay:
                 key, meta=meta, version=version, sha256=facts.sha256, size=value.size
             )
         self._catalog.hand_out(key, Seen(version, facts.sha256, meta))
-        return _Upstream(self, row, value, meta, version, options)
+        return _Upstream(self, row, value, meta, version, options, anew=data)
 
     def _is_copy(self, copy: Copy, value: Value) -> bool:
         """Whether upstream's value is the copy, as far as can be told without its data."""
@@ -344,13 +348,24 @@ class Overlay:
     # -- bytes ---------------------------------------------------------------------------
 
     def _filled(
-        self, key: str, value: Value, options: Options, entry: Entry | None
+        self,
+        key: str,
+        value: Value,
+        options: Options,
+        entry: Entry | None,
+        *,
+        anew: bool = False,
     ) -> io.BufferedIOBase:
         """Return a stream of upstream's data, which is kept on its way through."""
+        promise = promise_of(None if entry is None else entry.entry)
+        facts = facts_of(value)
+        if entry is not None and self._versioned and facts.version is not None:
+            # Whoever reads the data has seen more than the entry.
+            seen = Seen(facts.version, facts.sha256, entry.meta, entry.entry)
+            self._catalog.hand_out(key, seen)
         if not options.fill:
             return value.data
-        promise = promise_of(None if entry is None else entry.entry)
-        return fetch.fill(self._mount, key, value, promise)
+        return fetch.fill(self._mount, key, value, promise, anew=anew)
 
     def _range(
         self,
@@ -364,6 +379,8 @@ class Overlay:
         if value is None:
             value = self._remote.ask(lambda: backing.get(full), options.offline)
         known = value
+        if not options.fill:
+            return known.range(start, end)
         return self._remote.ask(
             lambda: fetch.open_range(self._mount, row.key, known, start, end), options.offline
         )
@@ -498,13 +515,15 @@ class _Upstream(Snapshot):
         meta: str,
         version: str | None,
         options: Options,
+        *,
+        anew: bool,
     ) -> None:
         facts = facts_of(value)
         super().__init__(
             row.key,
             meta,
             source="upstream",
-            fetch=lambda: overlay._filled(row.key, value, options, None),
+            fetch=lambda: overlay._filled(row.key, value, options, None, anew=anew),
             fetch_range=lambda start, end: overlay._range(row, value, options, start, end),
             version=version,
             size=value.size if value.size is not None else facts.size,
@@ -554,7 +573,7 @@ def replace_edit(row: Row) -> Row:
 def _is_fresh(now: float, checked: float, expires: float | None, max_age: float | None) -> bool:
     """Whether a copy may be used without asking; one from the future may not."""
     if max_age is not None:
-        return 0 <= now - checked < max_age
+        return 0 <= now - checked < max_age and expires != 0
     return expires is not None and checked <= now < expires
 
 

@@ -80,6 +80,7 @@ def test_sizes(path: Path, text: str, size: int) -> None:
         ("size_limit = -1", "size_limit is a number of bytes"),
         ('auth = "user:secret"', "secrets themselves don't belong here"),
         ('auth = "env:"', "auth is"),
+        ("auth = 'command:pass \"show'", "auth is"),
         ("author = 3", "author is text"),
         ('dir = ""', "dir is empty"),
         ("data_path = []", "data_path is text"),

@@ -27,6 +27,12 @@ def test_demo_walks_through_the_main_job_in_a_pipe_and_leaves_nothing(tmp_path: 
     assert [each.name for each in tmp_path.iterdir()] == ["tmp"]
 
 
+def test_demo_asks_no_proxy(tmp_path: Path) -> None:
+    nobody = "http://127.0.0.1:1"
+    ended = Shell(tmp_path)("demo", HTTP_PROXY=nobody, http_proxy=nobody, NO_PROXY="example.org")
+    assert ended.code == 0, ended.text + ended.err
+
+
 def test_demo_fails_if_a_step_is_not_true(monkeypatch: pytest.MonkeyPatch) -> None:
     def overwrites(*args: object, **kwargs: object) -> None:
         raise walk._NotTrueError("planets.csv was refused")

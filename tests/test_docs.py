@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
+import shlex
+import sqlite3
 import tomllib
+from contextlib import closing
 from pathlib import Path
 
+import click
 import pytest
 
 from mountcache.cli.app import app
-from mountcache.cli.config import read_settings
-from tests.command import ROOT
+from mountcache.cli.config import Settings, read_settings
+from mountcache.local.disk import DiskCacheStore
+from mountcache.local.schema import create
+from mountcache.serve import Origin
+from mountcache.values import StringValue
+from tests.command import ROOT, Shell
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_EVERYWHERE = ("config", "as_json")
+"""Options that most commands have; the text says so once."""
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -25,6 +36,10 @@ def _blocks(language: str) -> list[tuple[str, str]]:
         for found, code in FENCED.findall(path.read_text())
         if found == language
     ]
+
+
+def _readme() -> str:
+    return (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -52,8 +67,97 @@ def test_toml_is_a_configuration(name: str, code: str, tmp_path: Path) -> None:
     read_settings(path, {})
 
 
+def test_python_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it stands there, but for the address of the server."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (code,) = [code for name, code in _blocks("python") if name == "README.md"]
+    with DiskCacheStore(tmp_path / "origin") as repository, Origin(repository) as origin:
+        repository.set("surveys/2024.csv", StringValue(b"a,b\n", {"year": 2024}))
+        exec(code.replace("https://data.example.org/", origin.url), {})
+        assert repository.to_bytes("surveys/2025.csv") == b"a,b\n"
+        assert repository.get_metadata("surveys/2025.csv") == {"year": 2025}
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "staged: ['surveys/2025.csv']"
+    assert said[1].startswith("surveys/2025.csv pushed")
+    assert (tmp_path / ".cache" / "surveys").is_dir()
+
+
+def test_shell_lines_of_the_readme_run(tmp_path: Path) -> None:
+    """As they stand there, but for the address of the server; the last meets a conflict."""
+    lines = re.findall(r"^    (mountcache .*?)(?:  +# .*)?$", _readme(), re.MULTILINE)
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "results.csv").write_bytes(b"c,d\n")
+    with DiskCacheStore(tmp_path / "origin") as repository, Origin(repository) as origin:
+        repository.set("surveys/2024.csv", StringValue(b"a,b\n", {"year": 2024}))
+        codes = []
+        for line in lines:
+            verb, *rest = shlex.split(line.replace("https://data.example.org/", origin.url))[1:]
+            if verb == "push" and not rest:
+                repository.from_bytes("surveys/2025.csv", b"theirs\n")
+            codes.append((verb, Shell(here)(verb, *rest).code))
+        assert codes == [
+            ("init", 0), ("ls", 0), ("get", 0), ("put", 0), ("status", 1), ("push", 2), ("push", 0),
+        ]  # fmt: skip
+        assert repository.to_bytes("surveys/2025.csv") == b"theirs\n"
+        assert len(list(repository.glob("surveys/2025.csv.conflict-*"))) == 1
+    assert (here / "2024.csv").read_bytes() == b"a,b\n"
+
+
+@pytest.mark.parametrize("name", app.commands)
+def test_row_of_a_command_says_all_of_its_words_and_no_others(name: str) -> None:
+    text = (ROOT / "docs" / "cli.md").read_text()
+    (row,) = re.findall(rf"^\| `{name}\b(.*?)` \|", text, re.MULTILINE)
+    parameters = [each for each in app.commands[name].params if each.name not in _EVERYWHERE]
+    options = {each.opts[-1] for each in parameters if isinstance(each, click.Option)}
+    shorts = {"-o": "--output", "-l": "--long"}
+    said = {shorts.get(each, each) for each in re.findall(r"(?<![\w-])--?[a-z-]+", row)}
+    assert said == options
+    for each in parameters:
+        if isinstance(each, click.Argument):
+            assert each.human_readable_name.strip("[].") in row
+
+
+def test_table_of_the_configuration_says_all_keys_and_their_defaults() -> None:
+    text = (ROOT / "docs" / "cli.md").read_text()
+    section = text.partition("## mountcache.toml")[2].partition("\n### ")[0]
+    said: dict[str, str] = {}
+    for names, default in re.findall(r"^\| (`.*?`) \|.*\| (.*?) \|$", section, re.MULTILINE):
+        values = re.findall(r'`"(.*?)"`', default)
+        for number, name in enumerate(re.findall(r"`(\w+)`", names)):
+            said[name] = values[number] if values else ""
+    there = {each.name: each.default for each in dataclasses.fields(Settings)}
+    assert set(said) == set(there)
+    for name, default in there.items():
+        if isinstance(default, str | Path):
+            assert said[name] == str(default), name
+
+
+def test_tables_of_the_architecture_are_those_of_the_schema() -> None:
+    with closing(sqlite3.connect(":memory:")) as con:
+        con.execute("CREATE TABLE Cache (key)")
+        create(con)
+        there = {
+            name for (name,) in con.execute("SELECT name FROM sqlite_master WHERE type='table'")
+        }
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    section = text.partition("## On disk")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == there
+
+
+def test_rooms_of_the_architecture_are_those_of_the_code() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    section = text.partition("## Rooms")[2].partition("\n## ")[0]
+    package = ROOT / "mountcache"
+    rooms = {path.name for path in package.iterdir() if (path / "__init__.py").exists()}
+    files = {path.name for path in package.glob("*.py")} - {"__init__.py", "__main__.py"}
+    named = set(re.findall(r"[`/](\w+(?:\.py|/))`", section))
+    assert named == {f"{room}/" for room in rooms} | files
+
+
 def test_commands_in_the_readme_exist() -> None:
-    readme = (ROOT / "README.md").read_text()
-    named = set(re.findall(r"^    mountcache (\w+)", readme, re.MULTILINE))
+    named = set(re.findall(r"^    mountcache (\w+)", _readme(), re.MULTILINE))
     assert named
     assert named <= set(app.commands)

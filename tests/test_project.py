@@ -14,9 +14,11 @@ from tests.command import ROOT, TIME, Shell, environment
 HEAVY = ("requests", "urllib3", "diskcache", "rich", "granian", "starlette", "sqlite3", "asyncio")
 
 
-def _modules_after(code: str) -> set[str]:
+def _loaded_by(code: str) -> set[str]:
+    """Return the modules that code loads in a new interpreter."""
+    told = "print(*(set(sys.modules) - before), file=sys.__stdout__)"
     ended = subprocess.run(
-        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules, file=sys.__stdout__)"],
+        [sys.executable, "-c", f"import sys\nbefore = set(sys.modules)\n{code}\n{told}"],
         cwd=ROOT,
         env=environment(),
         capture_output=True,
@@ -28,18 +30,18 @@ def _modules_after(code: str) -> set[str]:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    loaded = _modules_after("from mountcache.cli import main; main(['--help'])")
+    loaded = _loaded_by("from mountcache.cli import main; main(['--help'])")
     assert "mountcache.cli.app" in loaded
     assert loaded.isdisjoint(HEAVY)
 
 
 def test_import_of_the_package_loads_no_room() -> None:
-    loaded = _modules_after("import mountcache")
+    loaded = _loaded_by("import mountcache")
     assert {name for name in loaded if name.startswith("mountcache")} == {"mountcache"}
 
 
 def test_errors_load_nothing_heavy() -> None:
-    assert _modules_after("from mountcache import StoreError").isdisjoint(HEAVY)
+    assert _loaded_by("from mountcache import StoreError").isdisjoint(HEAVY)
 
 
 @pytest.mark.parametrize("name", mountcache.__all__)

@@ -93,7 +93,6 @@ class Foreign(Origin):
     It remembers no operation ids, and its listing can be told to lag behind.
     """
 
-    @property
     def enforces(self) -> bool:
         return False
 

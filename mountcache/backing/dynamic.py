@@ -321,7 +321,6 @@ class DynamicURLStore(AbstractAuthorizingStore):
 
     # -- writing ---------------------------------------------------------------------------
 
-    @property
     def enforces(self) -> bool:
         """Whether the server is one of ours: it then compares and writes as one step."""
         if self._data.ours is None:
@@ -337,7 +336,7 @@ class DynamicURLStore(AbstractAuthorizingStore):
         self, key: str, value: Value, base: Base, op_id: str, *, parts: frozenset[str] = _BOTH
     ) -> Pushed:
         """Write a key; see `SupportsConditionalWrite`."""
-        if self.enforces:
+        if self.enforces():
             return self._writer.set_if(key, value, base, op_id, parts)
         return self._pairs.set_if(key, value, base, op_id, parts)
 
@@ -345,13 +344,13 @@ class DynamicURLStore(AbstractAuthorizingStore):
         self, key: str, metadata: Mapping[str, Any], base: Base, op_id: str
     ) -> Pushed:
         """Write metadata alone; see `SupportsConditionalWrite`."""
-        if self.enforces:
+        if self.enforces():
             return self._writer.set_metadata_if(key, metadata, base, op_id)
         return self._pairs.set_metadata_if(key, metadata, base, op_id)
 
     def delete_if(self, key: str, base: Base, op_id: str) -> Pushed:
         """Delete a key; see `SupportsConditionalWrite`."""
-        if self.enforces:
+        if self.enforces():
             return self._writer.delete_if(key, base, op_id)
         return self._pairs.delete_if(key, base, op_id)
 

@@ -13,7 +13,6 @@ from mountcache.abc import (
     ABSENT,
     AbstractReadOnlyStore,
     Base,
-    Facts,
     IndexReading,
     NotModified,
     Pushed,
@@ -175,15 +174,9 @@ class StaticURLStore(AbstractReadOnlyStore):
     # -- values ----------------------------------------------------------------------------
 
     def get(self, key: str) -> Value:
-        check_http_key(key)
-        if self._index_url is None:
-            headers = self._data.head(key)
-            facts = self._data.facts(key, headers)
-            return RemoteValue(self._data, key, facts, self._metadata_in(key, headers))
-        meta = self._entries().get(key)
-        if meta is None:
-            raise KeyError(key)
-        return RemoteValue(self._data, key, Facts(), parse(meta))
+        headers = self._data.head(key)
+        metadata = self._metadata_in(key, headers)
+        return RemoteValue(self._data, key, self._data.facts(key, headers), metadata)
 
     def fetch(self, key: str) -> Value:
         """Return the value of `key`, its download begun: one request, whatever the index says."""
@@ -205,15 +198,23 @@ class StaticURLStore(AbstractReadOnlyStore):
             return parse_object(answer.read(_LONGEST_METADATA), f"the metadata of {key!r}")
         if self._index_url is None:
             return {}
-        return parse(self._entries().get(key, "{}"))
+        meta = self._entries().get(key)
+        if meta is None:
+            raise KeyError(key)
+        return parse(meta)
 
     def exists(self, key: str) -> bool:
-        if self._index_url is None:
+        if self._index_url is None or self._data.ours:
             return super().exists(key)
         return check_http_key(key) in self._entries()
 
     def get_metadata(self, key: str, select: Iterable[str] | None = None) -> dict[str, Any]:
-        return select_from(self.get(key).metadata, select)
+        if self._index_url is None or self._data.ours:
+            return super().get_metadata(key, select)
+        meta = self._entries().get(check_http_key(key))
+        if meta is None:
+            raise KeyError(key)
+        return select_from(parse(meta), select)
 
     def get_data(self, key: str) -> io.BufferedIOBase:
         return self.fetch(key).data
@@ -374,7 +375,6 @@ class StaticURLStore(AbstractReadOnlyStore):
 
     # -- writing, where the server is one of ours ------------------------------------------
 
-    @property
     def enforces(self) -> bool:
         """Whether the server is one of ours: it then compares and writes as one step."""
         if self._data.ours is None and isinstance(self._transport, Transport):
@@ -409,7 +409,7 @@ class StaticURLStore(AbstractReadOnlyStore):
         return self._writable(key).delete_if(key, base, op_id)
 
     def _writable(self, key: str) -> Writer:
-        if not self.enforces:
+        if not self.enforces():
             raise ReadOnlyStoreError(
                 f"{key!r} can't be written: {self._root} is a plain web server, which can only be "
                 "read"

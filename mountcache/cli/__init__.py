@@ -34,9 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mountcache.cli.app import app
     from mountcache.cli.codes import Code, code_of, one_line, sentence
 
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # Who closed it wants to hear nothing.
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # open as long as we live
         # A key that this terminal has no letters for is shown, not a reason to fail.
-        reconfigure = getattr(stream, "reconfigure", None)
+        reconfigure = getattr(getattr(sys, name), "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
     try:
@@ -64,11 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain("interrupted")
         return Code.INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has had enough. What Python flushes at its end goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has had enough.
+        _empty_output()
         return Code.DONE
     except Exception as error:  # noqa: BLE001  # the last line of defence, and it says so
         code = code_of(error)
+        _empty_output()
         if code is not Code.BUG:
             _complain(sentence(error))
             return code
@@ -81,6 +85,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             "(MOUNTCACHE_TRACEBACK=1 shows where)"
         )
         return Code.BUG
+
+
+def _empty_output() -> None:
+    """Flush the output; what can't be written goes nowhere, or Python would fail at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(said: str) -> None:

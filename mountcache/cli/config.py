@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -210,10 +211,13 @@ def check_root(url: object, name: str) -> str:
 
 
 def _is_auth(value: str) -> bool:
-    kind, colon, rest = value.partition(":")
-    return value in ("netrc", "keyring") or (
-        kind in ("env", "command") and bool(colon) and bool(rest.strip())
-    )
+    kind, _, rest = value.partition(":")
+    try:
+        words = shlex.split(rest)
+    except ValueError:
+        # A quote that doesn't end.
+        return False
+    return value in ("netrc", "keyring") or (kind in ("env", "command") and bool(words))
 
 
 def _one_of(path: Path, name: str, value: object, choices: tuple[str, ...]) -> str:

@@ -61,11 +61,14 @@ def put(
 
     Nothing is sent before `mountcache push`.
     """
-    from mountcache.errors import StoreUnavailableError
+    from mountcache.errors import ConfigurationError, StoreUnavailableError
 
     metadata = {**_object(meta_json), **pairs(meta, "--meta")}
     with ExitStack() as stack:
         if file is None or file == "-":
+            # Python has no object for a closed one, whatever its types say.
+            if getattr(sys, "stdin", None) is None:
+                raise ConfigurationError("standard input is closed; name a FILE")
             source: IO[bytes] = sys.stdin.buffer
             total = -1
         else:

@@ -149,11 +149,13 @@ def push(
                 allow_blind=allow_blind,
                 max_delete=max_delete,
             )
+    said = ""
     for result in report.results:
         if as_json:
             show(_result(result))
         else:
-            _tell_result(result)
+            _tell_result(result, said)
+            said = result.message
     if not report.results and not keys and not as_json:
         tell("nothing is staged")
     ctx.exit(_code(report))
@@ -171,12 +173,13 @@ def _staged_ones(store: MountedStore, keys: Iterable[str]) -> list[str]:
     return [key for key in keys if key in staged]
 
 
-def _tell_result(result: PushResult) -> None:
+def _tell_result(result: PushResult, said: str) -> None:
+    """Tell a result; its message only if that isn't what was `said` just before."""
     color = {"conflict": "yellow", "failed": "red", "blocked": "red", "refused": "red"}
     outcome = click.style(result.outcome, fg=color.get(result.outcome, "green"))
     tell(f"{outcome}: {one_line(result.key)}{_how(result)}")
     if result.conflict is None:
-        if result.message:
+        if result.message not in ("", said):
             tell(f"   {one_line(result.message)}")
         return
     for side in (result.conflict.mine, result.conflict.upstream):

@@ -193,9 +193,7 @@ def _metadata_edit(row: Row, meta: str, named: BaseOf | None) -> Draft:
     return Draft(row.key, "meta", meta, content_version(data, parse(meta)), base=named)
 
 
-def stage_delete(
-    row: Row, *, name: str, base: Base, mounted: bool, handed: Seen | None
-) -> Draft:
+def stage_delete(row: Row, *, name: str, base: Base, mounted: bool, handed: Seen | None) -> Draft:
     """Return what a delete makes of the key.
 
     A local key whose base is absent, and that no request in flight names, is forgotten; any

@@ -268,6 +268,8 @@ class Journal:
             for each in rows:
                 next_seq(con)
                 self._staging.forget(con, each)
+                # Upstream's again: the next read asks upstream.
+                con.execute("UPDATE copy SET expires = 0 WHERE key = ?", (each.key,))
             return [each.key for each in rows]
 
     def _rebase(self, con: sqlite3.Connection, key: str, base: BaseOf) -> None:

@@ -48,8 +48,7 @@ class Mirror(MemoryStore):
     def __init__(self, foreign: AbstractStore) -> None:
         super().__init__()
         self._foreign = foreign
-        self.agreeing = threading.RLock()
-        """Held while one thread brings the two to the same state, or reads to write."""
+        self._agreeing = threading.RLock()
         self._agreed: dict[str, tuple[int | None, _Signature | None]] = {}
 
     def agree(self, keys: Iterable[str] | None = None) -> None:
@@ -63,7 +62,7 @@ class Mirror(MemoryStore):
             keys |= self._agreed.keys() | set(self._foreign.query_keys())
         for key in keys:
             # One thread at a time: an older change mustn't overtake a newer one.
-            with self.agreeing:
+            with self._agreeing:
                 while not self._agree(key):
                     continue
 

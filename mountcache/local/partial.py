@@ -160,6 +160,11 @@ class Partial:
         """Length of the file in bytes, its map included."""
         return os.fstat(self._descriptor).st_size
 
+    @property
+    def written(self) -> int:
+        """When somebody last wrote to the file; only good for seeing that it changed."""
+        return os.fstat(self._descriptor).st_mtime_ns
+
     def read(self, view: memoryview, at: int) -> int:
         """Read bytes from `at` on into `view`; return how many."""
         return os.preadv(self._descriptor, [view], at)

@@ -74,7 +74,7 @@ CREATE TABLE copy (
     meta TEXT NOT NULL,
     modified REAL,
     checked REAL NOT NULL,
-    expires REAL,              -- NULL: revalidate each time
+    expires REAL,              -- NULL: revalidate each time; 0: in any case, at the next read
     validators TEXT NOT NULL,
     entry TEXT,
     boot TEXT NOT NULL,

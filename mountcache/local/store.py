@@ -232,7 +232,6 @@ class LocalStore(AbstractStore):
 
     # -- as a backing store --------------------------------------------------------------
 
-    @property
     def enforces(self) -> bool:
         return True
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
-from mountcache.errors import ReadOnlyStoreError, StoreBusyError, StoreError, StoreFullError
+from mountcache.errors import (
+    IntegrityError,
+    ReadOnlyStoreError,
+    StoreBusyError,
+    StoreError,
+    StoreFullError,
+)
 from mountcache.local import partial as partials
 from mountcache.local.catalog import Catalog
 from mountcache.local.content import Spool, full
@@ -16,7 +25,7 @@ from mountcache.local.records import Clean
 from mountcache.sync.passing import Body, OutOfRoomError, Passing
 from mountcache.sync.source import Digests, Feed, Source, verify
 
-__all__ = ["NOT_KEPT", "Keeping", "Single", "make_room"]
+__all__ = ["NOT_KEPT", "Keeping", "Single", "drop_quietly", "kept", "make_room"]
 
 NOT_KEPT: Final = (StoreBusyError, StoreFullError, ReadOnlyStoreError)
 """What keeps a value from being kept, and fails no read."""
@@ -69,12 +78,8 @@ class Keeping:
     def also(self, source: Source, *, asked: bool) -> None:
         """Hold the bytes to what another reader was promised, too."""
         self._asked = self._asked or asked
-        if source is not self._source:
+        if all(known.promised != source.promised for known in self._sources):
             self._sources.append(source)
-
-    def start_over(self) -> None:
-        """Forget the digests so far: the bytes are in another file."""
-        self.digests = self._fresh_digests()
 
     def settle(self, partial: Partial, size: int) -> None:
         """Verify the bytes, then keep them if that can be.
@@ -109,23 +114,30 @@ class Keeping:
         lifetime = facts.lifetime
         if lifetime is not None:
             lifetime = max(0.0, lifetime - (time.monotonic() - self._begun))
-        body = partial.path or _spooled(catalog, partial, size)
-        try:
+        with kept(source.name):
             partial.finish(size)
+            body = partial.path or _spooled(catalog, partial, size)
             clean = Clean(
                 source.key, body, sha256, size, self._meta, facts.version,
                 facts.validators or "", lifetime, facts.modified, source.promise.entry,
             )  # fmt: skip
             catalog.keep([clean], asked=self._asked)
             partials.drop(catalog.content, source.key, name=partial.name)
-        except FileNotFoundError:
-            _logger.info("%r was dropped while it was being downloaded", source.name)
-        except NOT_KEPT as error:
-            _logger.info("%r isn't kept: %s", source.name, error)
-        except OSError as error:
-            if not full(error):
-                raise
-            _logger.info("%r isn't kept: %s", source.name, error)
+
+
+@contextmanager
+def kept(name: str) -> Iterator[None]:
+    """Let a value that can't be kept pass, with a word in the log."""
+    try:
+        yield
+    except FileNotFoundError:
+        _logger.info("%r was dropped while it was being downloaded", name)
+    except NOT_KEPT as error:
+        _logger.info("%r isn't kept: %s", name, error)
+    except OSError as error:
+        if not full(error):
+            raise
+        _logger.info("%r isn't kept: %s", name, error)
 
 
 def _spooled(catalog: Catalog, partial: Partial, size: int) -> Spool:
@@ -164,6 +176,7 @@ class Single:
         self._size = source.size
         self._high = 0
         self._settled = False
+        self._error: IntegrityError | None = None
         self._pid = os.getpid()
 
     @property
@@ -187,6 +200,8 @@ class Single:
                 return self._partial.read(view[:ready], at)
             if self._settled:
                 return 0
+            if self._error is not None:
+                raise self._error.with_traceback(None)
             if self._pid != os.getpid():
                 raise OutOfRoomError
             count = self._advance(view, at)
@@ -203,6 +218,7 @@ class Single:
         piece = target[: feed.into(target)]
         if piece:
             try:
+                self._check_room(start, feed.at)
                 self._partial.write(piece, start)
             except OSError as error:
                 if not full(error):
@@ -212,8 +228,19 @@ class Single:
             self._keeping.digests.update(piece, start)
             self._high = feed.at
         if not piece or feed.at == self._size:
-            self._end(feed)
+            try:
+                self._end(feed)
+            except IntegrityError as error:
+                self._error = error
+                raise
         return len(piece) if target is view and start == at and feed.at <= self._limit() else 0
+
+    def _check_room(self, start: int, end: int) -> None:
+        """Look after the room for a value whose length nobody said, block by block."""
+        if self._size is not None or start // BLOCK == end // BLOCK:
+            return
+        if not make_room(self._source.mount.catalog, end):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _end(self, feed: Feed) -> None:
         feed.finish()
@@ -223,20 +250,23 @@ class Single:
 
     def passing(self, at: int) -> Body:
         feed = self._feed
-        if feed is None or feed.at != at or self._pid != os.getpid():
+        if feed is None or self._pid != os.getpid():
             return Passing(self._source)
         self._feed = None
+        if at < feed.at:  # by less than a block: more isn't held back
+            held = memoryview(bytearray(feed.at - at))
+            feed.give_back(held[: self._partial.read(held, at)])
         return Passing(self._source, feed, self._keeping.digests)
 
     def release(self) -> None:
-        if self._feed is not None:
-            self._feed.close()
-        else:
+        if self._pid == os.getpid():
+            if self._feed is not None:
+                self._feed.close()
             self._source.let_go()
-        self._partial.close()
+            self._partial.close()
 
 
-def drop_quietly(catalog: Catalog, key: str, name: str) -> None:
+def drop_quietly(catalog: Catalog, key: str, name: str | None = None) -> None:
     """Drop a partial that is of no more use, if the store can be written now."""
     try:
         partials.drop(catalog.content, key, name=name)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from mountcache.errors import ChangedWhileReadingError
 from mountcache.sync.source import Digests, Feed, Source, verify
 
 __all__ = ["Body", "OutOfRoomError", "Passing", "Reader", "Whole", "buffered"]
@@ -111,7 +109,8 @@ class Passing:
         if self._feed is not None:
             self._feed.close()
         # What is read from the middle can't be verified.
-        self._digests = _digests_for(self._source) if at == 0 else None
+        if self._digests is None or self._digests.upto != at:
+            self._digests = _digests_for(self._source) if at == 0 else None
         self._ready, self._held = memoryview(b""), b""
         self._feed = feed = self._source.feed(at)
         feed.skip_to(at)
@@ -176,8 +175,6 @@ class Reader(io.RawIOBase):
         The bytes; released at the end.
     start, end
         The part: from `start` up to but not with `end`.
-    again
-        Begins anew, if upstream has replaced the value before a byte was given out.
     """
 
     def __init__(
@@ -186,12 +183,10 @@ class Reader(io.RawIOBase):
         *,
         start: int = 0,
         end: int | None = None,
-        again: Callable[[], Body] | None = None,
     ) -> None:
         self._body: Body | None = body
         self._start = start
         self._end = end
-        self._again = again
         self._at = start
 
     def _open_body(self) -> Body:
@@ -216,13 +211,7 @@ class Reader(io.RawIOBase):
             except OutOfRoomError:
                 self._body = body.passing(self._at)
                 body.release()
-            except ChangedWhileReadingError:
-                if self._again is None:
-                    raise
-                self._body = self._again()
-                body.release()
             else:
-                self._again = None
                 self._at += count
                 return count
         return 0

@@ -19,6 +19,7 @@ from mountcache.errors import (
     ConfigurationError,
     ReadOnlyStoreError,
     StoreError,
+    StoreUnavailableError,
 )
 from mountcache.events import StoreConflictEvent, StorePushEvent
 from mountcache.local.records import Edit
@@ -142,8 +143,11 @@ def push_mount(
 def _check_writable(mount: Mount) -> None:
     backing = mount.backing
     if isinstance(backing, SupportsConditionalWrite):
-        # Who enforces conditions can be written, though it may not have been known before.
-        writable = not backing.info().get("readonly") or backing.enforces
+        try:
+            # Who enforces conditions can be written, though it may not have been known before.
+            writable = not backing.info().get("readonly") or backing.enforces()
+        except StoreUnavailableError:
+            writable = True  # each key will say that nobody knows
     else:
         writable = isinstance(backing, SupportsWrite) and not backing.info().get("readonly")
     if not writable:

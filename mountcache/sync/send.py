@@ -71,7 +71,7 @@ class Sender:
     @property
     def _enforces(self) -> bool:
         backing = self.mount.backing
-        return isinstance(backing, SupportsConditionalWrite) and backing.enforces
+        return isinstance(backing, SupportsConditionalWrite) and backing.enforces()
 
     # -- one edit ------------------------------------------------------------------------
 
@@ -190,7 +190,7 @@ class Sender:
         if not isinstance(backing, SupportsConditionalWrite):
             assert isinstance(backing, SupportsWrite)
             return self._plain_request(backing, op, key)
-        base = None if self.allow_blind and not backing.enforces else expected
+        base = None if self.allow_blind and not backing.enforces() else expected
         if op.kind == "del":
             return backing.delete_if(key, base, op.op_id)
         if op.kind == "meta":

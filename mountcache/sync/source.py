@@ -59,6 +59,7 @@ class Source:
         self._stream: Any = None
         self._used = False
         self._taking = threading.RLock()
+        self._pid = os.getpid()
         self._gives_parts = isinstance(mount.backing, SupportsRanges)
 
     @property
@@ -75,6 +76,12 @@ class Source:
     def gives_parts(self) -> bool:
         """Whether a stream can begin in the middle."""
         return self._gives_parts and self.version is not None
+
+    @property
+    def promised(self) -> tuple[int | None, str | None, str | None, str | None, str | None]:
+        """What was promised of the bytes, by the index and by the answer."""
+        promise, facts = self.promise, self.facts
+        return promise.size, promise.sha256, promise.md5, facts.sha256, facts.md5
 
     def meta(self) -> str:
         """Return the metadata to keep, as JSON text."""
@@ -95,10 +102,17 @@ class Source:
 
     def let_go(self) -> None:
         """Close the answer that came with the value, if nothing of it was used."""
+        self._leave_to_parent()
         with self._taking:
             used, self._used = self._used, True
         if not used:
             _close(self._value if self._stream is None else self._stream)
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child, leave the answer that came with the value to its parent."""
+        if self._pid != os.getpid():
+            _left_alone.append((self._value, self._stream))
+            self._pid, self._taking, self._used = os.getpid(), threading.RLock(), True
 
     def feed(self, at: int) -> Feed:
         """Return a stream from byte `at` on, or from one before it where there are no parts.
@@ -108,6 +122,7 @@ class Source:
         ChangedWhileReadingError
             If upstream has replaced the value.
         """
+        self._leave_to_parent()
         if at == 0 or not self.gives_parts:
             with self._taking:
                 first = not self._used
@@ -194,8 +209,8 @@ class Feed:
                 count = self._readinto(view)
                 if count == 0 and size is not None:
                     raise IntegrityError(
-                        f"{self._source.name!r} ended after {self.at} of {size} bytes; nothing of "
-                        "it was kept: try again"
+                        f"{self._source.name!r} ended after {self.at} of {size} bytes; read it "
+                        "again to get the rest"
                     )
             except (StoreUnavailableError, IntegrityError):
                 if not self._given or not self._source.gives_parts:
@@ -241,9 +256,9 @@ class Feed:
         IntegrityError
             If the value is longer than promised.
         """
-        more = 0
+        more: int = 0
         try:
-            more = len(self._returned) or self._readinto(memoryview(bytearray(1)))
+            more = len(self._returned) or int(self._readinto(memoryview(bytearray(1))))
         except StoreUnavailableError:
             # What was promised has come; how the connection ends is another matter.
             if self._source.size is None:
@@ -323,13 +338,15 @@ class Digests:
         self._md5 = hashlib.md5(usedforsecurity=False) if md5 else None
 
     def update(self, data: memoryview | bytes, at: int) -> None:
-        """Take in bytes that begin at `at`, if they are the next."""
-        if at != self.upto:
+        """Take in bytes that begin at `at`, as far as they are the next."""
+        if not at <= self.upto <= at + len(data):
             return
-        self.upto += len(data)
+        data = memoryview(data)[self.upto - at :]
         self._sha256.update(data)
         if self._md5 is not None:
             self._md5.update(data)
+        # Last: another thread's bytes count as the next ones only when these are in.
+        self.upto += len(data)
 
     def copy(self) -> Digests:
         """Return digests that go on from here by themselves."""
