@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Final, Literal, Protocol, Self, TypeVar, runtime_checkable
 
-from mountcache.errors import AuthorizationError, InvalidValueError
+from mountcache.errors import AuthorizationError, ChangedWhileReadingError, InvalidValueError
 from mountcache.events import (
     EventManager,
     StoreProgress,
@@ -59,6 +59,7 @@ __all__ = [
     "chunks",
     "facts_of",
     "first_bytes",
+    "read_again",
     "select_from",
     "unpack",
 ]
@@ -68,6 +69,8 @@ Grade = Literal["A", "B", "C", "D"]
 Metadata = dict[str, Any]
 
 _MIB = 1048576
+_TRIES = 3
+_T = TypeVar("_T")
 
 
 class Absent(Enum):
@@ -417,7 +420,9 @@ class AbstractReadOnlyStore(ABC):
         buffer_size
             Bytes to read at a time.
         """
-        target = Path(path)
+        read_again(lambda: self._to_file(key, Path(path), buffer_size))
+
+    def _to_file(self, key: str, target: Path, buffer_size: int) -> None:
         value = self.get(key)
         message = f"Saving {key} to {target}"
         aside = target.with_name(f".{target.name[:50]}.{uuid.uuid4().hex}.part")
@@ -440,8 +445,12 @@ class AbstractReadOnlyStore(ABC):
 
     def to_bytes(self, key: str, buffer_size: int = _MIB) -> bytes:
         """Return the data of `key`."""
-        with self.get_data(key) as data:
-            return b"".join(chunks(data, buffer_size))
+
+        def read() -> bytes:
+            with self.get_data(key) as data:
+                return b"".join(chunks(data, buffer_size))
+
+        return read_again(read)
 
 
 class AbstractStore(AbstractReadOnlyStore):
@@ -796,6 +805,19 @@ def unpack(
             "for bytes use from_bytes, or StringValue(data, metadata)"
         )
     return pair[0], pair[1]
+
+
+def read_again(read: Callable[[], _T]) -> _T:
+    """Return what `read` returns, begun again if upstream replaced the value meanwhile.
+
+    For reads that give nothing out before they have all.
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            return read()
+        except ChangedWhileReadingError:
+            continue
+    return read()
 
 
 def check_stream(data: Readable) -> Readable:

@@ -22,6 +22,7 @@ from mountcache.abc import (
     SupportsIdentity,
     Value,
     check_stream,
+    read_again,
     select_from,
     unpack,
 )
@@ -286,7 +287,7 @@ class MountedStore(AbstractStore):
             raise KeyError(key) from None
 
     def get_data(self, key: str) -> io.BufferedIOBase:
-        return self._value(key, data=True).data
+        return read_again(lambda: self._value(key, data=True).data)
 
     def get_metadata(self, key: str, select: Iterable[str] | None = None) -> dict[str, Any]:
         short = self._short(self._check(key))

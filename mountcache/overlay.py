@@ -23,7 +23,11 @@ from mountcache.abc import (
     chunks,
     facts_of,
 )
-from mountcache.errors import IndexUnreadableError, StoreUnavailableError
+from mountcache.errors import (
+    ChangedWhileReadingError,
+    IndexUnreadableError,
+    StoreUnavailableError,
+)
 from mountcache.jsonform import content_version, parse, spelling
 from mountcache.local.catalog import matcher
 from mountcache.local.decide import copy_version, seen_of_copy, seen_of_entry
@@ -226,6 +230,11 @@ class Overlay:
             value = self._remote.ask(lambda: fetch.begin(backing, full), options.offline)
         except StoreUnavailableError as error:
             return self._not_here(row.key, error)
+        now = self._catalog.row(row.key).entry
+        if now is None or now.entry != entry.entry:
+            raise ChangedWhileReadingError(
+                f"{full!r} was replaced upstream before its data was read; read it again"
+            )
         return self._filled(row.key, value, options, entry)
 
     def refresh_index(self, options: Options) -> bool:

@@ -502,7 +502,8 @@ class ForeignServer:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        serve = self._server.serve_forever
+        self._thread = threading.Thread(target=serve, args=(0.02,), daemon=True)
         self.url = f"http://127.0.0.1:{self._server.server_port}/"
 
     @property
@@ -587,7 +588,8 @@ class _ForeignHandler(BaseHTTPRequestHandler):
         if url.path.startswith("/keys/"):
             key = unquote(url.path.removeprefix("/keys/"))
             head, _, tail = key.rpartition("/")
-            if tail in ("data", "metadata", "auth") and head:
+            # What is deleted is always a key, "x/data" too.
+            if tail in ("data", "metadata", "auth") and head and self.command != "DELETE":
                 key, part = head, tail
         outer = self.server_of
         outer.before(self.command, key, part)

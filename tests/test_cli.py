@@ -386,6 +386,37 @@ def test_conflict_is_refused_shown_and_resolved(shell: Shell, repository: DiskCa
     assert repository.to_bytes("a.txt") == b"mine\n"
 
 
+@pytest.mark.parametrize(
+    ("policy", "upstream", "keys"),
+    [("ours", b"mine\n", 3), ("theirs", b"theirs\n", 3), ("keep-both", b"theirs\n", 4)],
+)
+def test_policies_resolve_a_conflict(
+    shell: Shell, repository: DiskCacheStore, policy: str, upstream: bytes, keys: int
+) -> None:
+    shell("cat", "a.txt")
+    shell("put", "a.txt", given=b"mine\n")
+    repository.from_bytes("a.txt", b"theirs\n")
+    refused = shell("push", "--json")
+    assert refused.code == 2
+    sides = refused.documents[0]["conflict"]
+    assert (sides["mine"]["size"], sides["upstream"]["size"]) == (5, 7)
+    assert shell("push", "--on-conflict", policy).code == 0
+    assert repository.to_bytes("a.txt") == upstream
+    assert len(list(repository.query_keys())) == keys
+    assert shell("push").text == "nothing is staged\n"
+
+
+def test_metadata_that_both_changed_in_other_names_is_merged(
+    shell: Shell, repository: DiskCacheStore
+) -> None:
+    shell("cat", "a.txt")
+    shell("put", "a.txt", "--meta", "mine=1", given=b"one\n")
+    repository.update_metadata("a.txt", {"theirs": "2"})
+    assert shell("push").code == 2
+    assert shell("push", "--on-conflict", "merge-metadata").code == 0
+    assert repository.get_metadata("a.txt") == {"kind": "text", "mine": "1", "theirs": "2"}
+
+
 def test_rm_is_staged_all_or_none_and_reverted(shell: Shell, repository: DiskCacheStore) -> None:
     assert shell("rm", "a.txt", "nope").code == 3
     assert shell("status").code == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +71,20 @@ def test_version_is_one() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["dynamic"] == ["version"]
     assert mountcache.__version__ in Shell(ROOT)("--version").text
+
+
+def test_module_is_the_command(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "mountcache", "status"],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=TIME,
+        check=False,
+    )
+    assert ended.returncode == 3
+    assert "mountcache init URL" in ended.stderr
 
 
 def test_every_dependency_has_a_lower_bound() -> None:

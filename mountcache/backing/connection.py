@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import io
 import time
-from http.client import BadStatusLine, HTTPException, HTTPResponse
+import zlib
+from http.client import BadStatusLine, HTTPException, HTTPResponse, RemoteDisconnected
 from typing import Any, Final, Protocol
 
 import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import DecodeError, HTTPError, IncompleteRead, ReadTimeoutError
+from urllib3.exceptions import HTTPError, IncompleteRead, ReadTimeoutError
 from urllib3.response import HTTPResponse as Response
 
 from mountcache.errors import IntegrityError, StoreUnavailableError
 
-__all__ = ["Adapter", "Body", "HTTPBody", "decodable"]
+__all__ = ["DECODABLE", "Adapter", "Body", "DecodedBody", "HTTPBody"]
 
 _INTERIM: Final = 20
 """How many interim answers are read past."""
@@ -27,14 +28,43 @@ _LINE: Final = 65536
 _LINES: Final = 200
 _CONNECTIONS: Final = 64
 _BLOCK: Final = 131072
+_HARDLY: Final = 4096
+_EITHER: Final = zlib.MAX_WBITS | 32
+
+
+class _Lines:
+    """The stream of an answer, which remembers the last line that was read of it."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.last = b""
+
+    def readline(self, limit: int) -> bytes:
+        self.last = self.stream.readline(limit)
+        return self.last
+
+    def close(self) -> None:
+        self.stream.close()
 
 
 class _FinalResponse(HTTPResponse):
-    """An answer that is the final one.
+    """An answer that is the final one, and whole as far as its body.
 
     The base class reads past 100 only: it takes 102 and 103 for the answer, and the next request
-    on the connection then gets the body of this one.
+    on the connection then gets the body of this one. It also takes a head that is cut off for
+    one that has ended, and an empty body for the rest.
     """
+
+    def begin(self) -> None:
+        lines: Any = _Lines(self.fp)
+        self.fp = lines
+        try:
+            super().begin()
+        finally:
+            if self.fp is lines:
+                self.fp = lines.stream
+        if lines.last not in (b"\r\n", b"\n"):
+            raise RemoteDisconnected("the connection ended in the head of the answer")
 
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(_INTERIM):
@@ -92,10 +122,8 @@ class Adapter(HTTPAdapter):
         return manager
 
 
-def decodable(coding: str) -> bool:
-    """Return whether a Content-Encoding can be undone here."""
-    names = [name.strip().lower() for name in coding.split(",")]
-    return all(name in Response.CONTENT_DECODERS for name in names)
+DECODABLE: Final = ("gzip", "x-gzip", "deflate")
+"""The Content-Encodings that can be undone."""
 
 
 class Body(Protocol):
@@ -105,51 +133,22 @@ class Body(Protocol):
     def close(self) -> None: ...
 
 
-class HTTPBody(io.BufferedIOBase):
-    """The body of an HTTP answer.
-
-    Its connection is used again once it was read to its end; one that is closed before takes
-    the connection with it.
-
-    Parameters
-    ----------
-    response
-        The answer, nothing of it read yet.
-    what
-        What it is, for messages.
-    decode
-        Whether to undo its Content-Encoding.
-    deadline
-        When it has to be here, on the monotonic clock; None: whenever it comes.
-
-    Raises
-    ------
-    IntegrityError
-        By a read, if it ends before its promised length.
-    StoreUnavailableError
-        By a read, if the connection breaks or nothing comes for too long.
-    """
-
-    def __init__(
-        self, response: Response, what: str, *, decode: bool, deadline: float | None
-    ) -> None:
-        self._response = response
-        self._what = what
-        self._decode = decode
-        self._deadline = deadline
+class _Piecewise(io.BufferedIOBase):
+    """What reads come to for a stream that gives some bytes at a time."""
 
     def readable(self) -> bool:
         return True
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size == 0:
-            return b""
-        if size is not None and size > 0:
-            return self._taken(self._response.read, size)
-        return b"".join(iter(lambda: self._taken(self._response.read, 1048576), b""))
-
     def read1(self, size: int = -1, /) -> bytes:
-        return self._taken(self._response.read1, size if size > 0 else _BLOCK) if size else b""
+        raise NotImplementedError
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        pieces = []
+        left = -1 if size is None or size < 0 else size
+        while left and (piece := self.read1(_BLOCK if left < 0 else left)):
+            pieces.append(piece)
+            left -= len(piece) if left > 0 else 0
+        return b"".join(pieces)
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
@@ -163,16 +162,53 @@ class HTTPBody(io.BufferedIOBase):
         view[: len(piece)] = piece
         return len(piece)
 
+
+class HTTPBody(_Piecewise):
+    """The body of an HTTP answer.
+
+    Its connection is used again once it was read to its end; one that is closed before takes
+    the connection with it, unless hardly anything was left.
+
+    Parameters
+    ----------
+    response
+        The answer, nothing of it read yet.
+    what
+        What it is, for messages.
+    deadline
+        When it has to be here, on the monotonic clock; None: whenever it comes.
+
+    Raises
+    ------
+    IntegrityError
+        By a read, if it ends before its promised length.
+    StoreUnavailableError
+        By a read, if the connection breaks or nothing comes for too long.
+    """
+
+    def __init__(self, response: Response, what: str, deadline: float | None) -> None:
+        self._response = response
+        self._what = what
+        self._deadline = deadline
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0 or self._deadline is not None:
+            return super().read(size)
+        return self._taken(self._response.read, size) if size else b""
+
+    def read1(self, size: int = -1, /) -> bytes:
+        return self._taken(self._response.read1, size if size > 0 else _BLOCK) if size else b""
+
     def _taken(self, read: Any, size: int) -> bytes:
         if self.closed:
             raise ValueError("I/O operation on closed file")
         if self._deadline is not None and time.monotonic() > self._deadline:
-            self.close()
+            self._response.close()
             raise StoreUnavailableError(f"{self._what} didn't come before the deadline of the call")
         try:
-            piece: bytes = read(size, decode_content=self._decode)
+            piece: bytes = read(size, decode_content=False)
         except (HTTPError, HTTPException, OSError) as error:
-            self.close()
+            self._response.close()
             raise self._broken(error) from error
         return piece
 
@@ -184,8 +220,6 @@ class HTTPBody(io.BufferedIOBase):
                 f"{self._what} ended after {short.partial:,} of {promised:,} bytes; nothing of it "
                 "was kept: try again"
             )
-        if isinstance(error, DecodeError):
-            return IntegrityError(f"{self._what} came in a Content-Encoding that can't be undone")
         if isinstance(error, (ReadTimeoutError, TimeoutError)):
             return StoreUnavailableError(f"{self._what} stopped coming; try again")
         return StoreUnavailableError(
@@ -194,5 +228,65 @@ class HTTPBody(io.BufferedIOBase):
 
     def close(self) -> None:
         if not self.closed:
+            left = self._response.length_remaining
+            if left is not None and left <= _HARDLY and not self._response.closed:
+                self._response.drain_conn()
             self._response.close()
+        super().close()
+
+
+class DecodedBody(_Piecewise):
+    """A body whose Content-Encoding is undone: gzip, or deflate.
+
+    Parameters
+    ----------
+    body
+        The body as it comes.
+    what
+        What it is, for messages.
+
+    Raises
+    ------
+    IntegrityError
+        By a read, if it isn't encoded so, or ends too early.
+    """
+
+    def __init__(self, body: Body, what: str) -> None:
+        self._body = body
+        self._what = what
+        self._decoder = zlib.decompressobj(_EITHER)
+        self._begun = False
+
+    def read1(self, size: int = -1, /) -> bytes:
+        size = size if size > 0 else _BLOCK
+        try:
+            while True:
+                piece = self._decoder.decompress(self._decoder.unconsumed_tail, size)
+                if piece:
+                    return piece
+                data = self._decoder.unused_data or self._body.read(_BLOCK)
+                if not data:
+                    break
+                if self._decoder.eof:
+                    # gzip files may follow one another.
+                    self._decoder = zlib.decompressobj(_EITHER)
+                self._begun = True
+                piece = self._decoder.decompress(self._decoder.unconsumed_tail + data, size)
+                if piece:
+                    return piece
+        except zlib.error:
+            self.close()
+            raise IntegrityError(
+                f"{self._what} came in a Content-Encoding that it doesn't have; try again"
+            ) from None
+        if self._begun and not self._decoder.eof:
+            self.close()
+            raise IntegrityError(
+                f"{self._what} ended before its compressed data did; nothing of it was kept: try "
+                "again"
+            )
+        return b""
+
+    def close(self) -> None:
+        self._body.close()
         super().close()

@@ -41,7 +41,13 @@ from mountcache.errors import (
     InvalidMetadataError,
     UpstreamError,
 )
-from mountcache.events import EventManager, StoreDeleteEvent, StoreSetEvent, StoreUpdateEvent
+from mountcache.events import (
+    EventManager,
+    StoreDeleteEvent,
+    StoreProgress,
+    StoreSetEvent,
+    StoreUpdateEvent,
+)
 from mountcache.jsonform import normal_value, parse, spelling
 from mountcache.keys import check_http_key, quote_key
 
@@ -382,9 +388,13 @@ class DynamicURLStore(AbstractAuthorizingStore):
         check_http_key(key)
         meta = spelling(metadata)
         # A length has to be sent first, and a repeat begins anew: a stream promises neither.
-        with tempfile.SpooledTemporaryFile(_IN_MEMORY) as spool:
+        with (
+            StoreProgress(self, f"Setting {key}", key=key) as progress,
+            tempfile.SpooledTemporaryFile(_IN_MEMORY) as spool,
+        ):
             for chunk in chunks(data, buffer_size):
                 spool.write(chunk)
+                progress.step(spool.tell())
             value = _Spooled(spool, spool.tell(), meta)
             known = self.exists(key)
             self.set_if(key, value, base, uuid.uuid4().hex, parts=parts)
@@ -398,11 +408,12 @@ class DynamicURLStore(AbstractAuthorizingStore):
 
     def update_metadata(self, key: str, metadata: Mapping[str, Any], *, base: Base = None) -> None:
         condition = {} if base is None else self._pairs.condition(base, "metadata")
+        known = self.exists(key)
         send(
             self._transport, "POST", self._url(key, "metadata"), key, base, condition=condition,
             headers={"Content-Type": "application/json"}, payload=json_payload(metadata),
         )  # fmt: skip
-        self._announce(key, known=True)
+        self._announce(key, known=known)
 
     def delete(self, key: str, *, base: Base = None) -> None:
         metadata = self.get_metadata(key)

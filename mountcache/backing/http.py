@@ -29,7 +29,7 @@ from urllib3.exceptions import (
 )
 
 from mountcache.abc import Readable
-from mountcache.backing.connection import Body, HTTPBody, decodable
+from mountcache.backing.connection import DECODABLE, Body, DecodedBody, HTTPBody
 from mountcache.backing.credentials import login_of, may_change
 from mountcache.backing.freshness import parse_date
 from mountcache.backing.session import OwnSession, plain_session
@@ -377,7 +377,8 @@ class Transport:
                 raw = pool.urlopen(
                     method, target_of(url), body=sent or None, headers=own.fields(fields),
                     retries=False, redirect=False, assert_same_host=False,
-                    timeout=Timeout(connect, read), preload_content=False, decode_content=False,
+                    timeout=Timeout(connect=connect, read=read), preload_content=False,
+                    decode_content=False,
                 )  # fmt: skip
             else:
                 session = self._strange() if own is None else own.session
@@ -389,12 +390,13 @@ class Transport:
             if sent is not None and sent.failure is not None:
                 raise sent.failure from None
             raise self._failed(error, url, what) from error
+        body: Body = HTTPBody(raw, what, deadline)
         coding = raw.headers.get("Content-Encoding", "identity").strip().lower()
-        decode = coding not in ("", "identity")
-        body = HTTPBody(raw, what, decode=decode, deadline=deadline)
-        if decode and not decodable(coding):
-            body.close()
-            raise UpstreamError(f"{what} came in the Content-Encoding {coding!r}, unasked")
+        if coding not in ("", "identity"):
+            if coding not in DECODABLE:
+                body.close()
+                raise UpstreamError(f"{what} came in the Content-Encoding {coding!r}, unasked")
+            body = DecodedBody(body, what)
         return Answer(raw.status, raw.headers, body)
 
     def _failed(self, error: Exception, url: str, what: str) -> _Failed:

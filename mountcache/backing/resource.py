@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import mimetypes
 import re
@@ -185,7 +186,7 @@ class RemoteValue(Value):
     def metadata(self) -> dict[str, Any]:
         if callable(self._metadata):
             self._metadata = self._metadata()
-        return dict(self._metadata)
+        return copy.deepcopy(dict(self._metadata))
 
     @property
     def facts(self) -> Facts:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from mountcache.errors import ConfigurationError
+
+_USER: Final = re.compile(r"^((?:[a-z][a-z0-9+.-]*:)?(?://)?)[^/?#]*@", re.IGNORECASE)
 
 __all__ = ["PORTS", "check_url", "origin_of", "shown", "target_of"]
 
@@ -83,9 +86,4 @@ def target_of(url: str) -> str:
 
 def shown(url: str) -> str:
     """Return a URL without what is nobody's business: user, password, query."""
-    rest = url.partition("//")[2]
-    if "@" not in rest.partition("/")[0]:
-        return url.partition("?")[0]
-    scheme, _, _ = url.partition("//")
-    host = rest.partition("/")[0].rpartition("@")[2]
-    return f"{scheme}//{host}/{rest.partition('/')[2]}".partition("?")[0]
+    return _USER.sub(r"\1", url).partition("?")[0]

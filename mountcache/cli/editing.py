@@ -57,9 +57,9 @@ class _Counted(io.RawIOBase):
 def put(
     key: str, file: str | None, meta: tuple[str, ...], meta_json: str | None, as_json: bool
 ) -> None:
-    """Stage the data of KEY from FILE, or from standard input without FILE or with "-".
+    """Stage the data of KEY, from FILE or standard input.
 
-    Nothing is sent before `mountcache push`.
+    Standard input is read without FILE, or with "-". Nothing is sent before `mountcache push`.
     """
     from mountcache.errors import ConfigurationError, StoreUnavailableError
 
@@ -112,7 +112,10 @@ def _object(text: str | None) -> dict[str, Any]:
 @config_option
 @json_option
 def rm(keys: tuple[str, ...], as_json: bool) -> None:
-    """Stage the removal of keys, all or none; `push` removes them upstream."""
+    """Stage the removal of keys, all or none.
+
+    They are gone here at once; `mountcache push` removes them upstream.
+    """
     with opened() as store, store.transaction(f"rm {' '.join(keys)}"):
         for key in dict.fromkeys(keys):
             with asking_for(key):
@@ -175,7 +178,10 @@ def _nothing_staged(store: Any, key: str, error: KeyError) -> Exception:
 @config_option
 @json_option
 def drop(keys: tuple[str, ...], as_json: bool) -> None:
-    """Forget the copies of keys that are here; upstream keeps them, staged edits stay."""
+    """Forget the copies of keys that are here.
+
+    Upstream keeps them. A staged edit is no copy: `mountcache revert` discards those.
+    """
     from mountcache.cli.codes import NoSuchKeyError
     from mountcache.errors import StoreError
 

@@ -152,7 +152,10 @@ def _to_stdout(key: str) -> None:
 @json_option
 @click.pass_context
 def prefetch(ctx: click.Context, pattern: str, workers: int, as_json: bool) -> None:
-    """Fetch the data of all keys that match PATTERN, so that it is here when offline."""
+    """Fetch all keys that match PATTERN, for reading offline.
+
+    What doesn't fit is refused before anything is fetched.
+    """
     from mountcache.sync import prefetch as fetch_all
 
     with opened() as store, progress("prefetch") as step:
