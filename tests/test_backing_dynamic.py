@@ -597,9 +597,10 @@ def test_lost_answer_to_a_delete_may_have_been_applied(
 
 def test_verbs_of_a_store(store: DynamicURLStore, foreign: ForeignServer) -> None:
     heard: list[tuple[type[StoreKeyEvent], Any, Any]] = []
-    store.event_manager.connect(
-        StoreKeyEvent, lambda event: heard.append((type(event), event.key, event.metadata))
-    )
+    for kind in (StoreSetEvent, StoreUpdateEvent, StoreDeleteEvent):
+        store.event_manager.connect(
+            kind, lambda event: heard.append((type(event), event.key, event.metadata))
+        )
     store.set("a", (io.BytesIO(b"A"), {"n": 1}))
     store.set_data("a", io.BytesIO(b"B"))
     store.update_metadata("a", {"m": 2})

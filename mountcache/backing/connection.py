@@ -36,15 +36,15 @@ class _Lines:
     """The stream of an answer, which remembers the last line that was read of it."""
 
     def __init__(self, stream: Any) -> None:
-        self.stream = stream
+        self._stream = stream
         self.last = b""
 
     def readline(self, limit: int) -> bytes:
-        self.last = self.stream.readline(limit)
+        self.last = self._stream.readline(limit)
         return self.last
 
     def close(self) -> None:
-        self.stream.close()
+        self._stream.close()
 
 
 class _FinalResponse(HTTPResponse):
@@ -56,13 +56,14 @@ class _FinalResponse(HTTPResponse):
     """
 
     def begin(self) -> None:
-        lines: Any = _Lines(self.fp)
+        stream = self.fp
+        lines: Any = _Lines(stream)
         self.fp = lines
         try:
             super().begin()
         finally:
             if self.fp is lines:
-                self.fp = lines.stream
+                self.fp = stream
         if lines.last not in (b"\r\n", b"\n"):
             raise RemoteDisconnected("the connection ended in the head of the answer")
 

@@ -300,7 +300,16 @@ class DynamicURLStore(AbstractAuthorizingStore):
         headers = {"Accept-Encoding": "gzip", **conditions(validators or Validators())}
         if listing:
             headers["Accept"] = "application/x-ndjson, text/plain;q=0.5"
-        return self._transport.request("GET", url, "the query", headers=headers, accept=(200, 304))
+        answer = self._transport.request(
+            "GET", url, "the query", headers=headers, accept=(200, 304)
+        )
+        if "html" in answer.headers.get("Content-Type", ""):
+            answer.body.close()
+            raise UpstreamError(
+                f"{self._query_url} answered with a page of HTML where keys were expected; log in "
+                "to the network or server, or set query_url"
+            )
+        return answer
 
     def query(
         self, select: Iterable[str] | None = None, **kwargs: Any
@@ -407,12 +416,16 @@ class DynamicURLStore(AbstractAuthorizingStore):
         self._announce(key, known=known)
 
     def update_metadata(self, key: str, metadata: Mapping[str, Any], *, base: Base = None) -> None:
-        condition = {} if base is None else self._pairs.condition(base, "metadata")
         known = self.exists(key)
-        send(
-            self._transport, "POST", self._url(key, "metadata"), key, base, condition=condition,
-            headers={"Content-Type": "application/json"}, payload=json_payload(metadata),
-        )  # fmt: skip
+        if known:
+            condition = {} if base is None else self._pairs.condition(base, "metadata")
+            send(
+                self._transport, "POST", self._url(key, "metadata"), key, base,
+                condition=condition, headers={"Content-Type": "application/json"},
+                payload=json_payload(metadata),
+            )  # fmt: skip
+        else:
+            self.set_metadata_if(key, metadata, base, uuid.uuid4().hex)
         self._announce(key, known=known)
 
     def delete(self, key: str, *, base: Base = None) -> None:

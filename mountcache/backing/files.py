@@ -64,7 +64,7 @@ class FileTransport:
 
 def _answer(method: str, path: str, what: str, asked: Mapping[str, str]) -> Answer:
     try:
-        file = open(path, "rb")  # noqa: SIM115 - the answer's body closes it
+        file = open(path, "rb", opener=_open)  # noqa: SIM115 - the answer's body closes it
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return Answer(404, {}, io.BytesIO())
     except PermissionError:
@@ -106,6 +106,11 @@ def _answer(method: str, path: str, what: str, asked: Mapping[str, str]) -> Answ
         return Answer(status, headers, io.BytesIO())
     file.seek(start)
     return Answer(status, headers, io.BufferedReader(_FileBody(file, what, found.st_size)))
+
+
+def _open(path: str, flags: int) -> int:
+    # Without O_NONBLOCK a pipe is waited for, in vain.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _date(seconds: float) -> str:
