@@ -17,15 +17,17 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Final, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 from mountcache.errors import AuthorizationError, ChangedWhileReadingError, InvalidValueError
 from mountcache.events import (
     EventManager,
+    StoreModificationEvent,
     StoreProgress,
     StoreTransactionEndEvent,
     StoreTransactionStartEvent,
@@ -453,6 +455,11 @@ class AbstractReadOnlyStore(ABC):
         return read_again(read)
 
 
+_held: ContextVar[Mapping[int, list[StoreModificationEvent]]] = ContextVar(
+    "mountcache_held_changes", default=MappingProxyType({})
+)
+
+
 class AbstractStore(AbstractReadOnlyStore):
     """A store that can be written.
 
@@ -576,15 +583,35 @@ class AbstractStore(AbstractReadOnlyStore):
 
     @contextmanager
     def _announced_transaction(self, notes: str) -> Iterator[object]:
+        if id(self) in _held.get():
+            yield self  # part of the one that is open
+            return
+        changes: list[StoreModificationEvent] = []
         self.event_manager.emit(StoreTransactionStartEvent(source=self, message=notes))
         state: Literal["done", "failed"] = "failed"
+        token = _held.set({**_held.get(), id(self): changes})
         try:
             yield self
             state = "done"
         finally:
+            _held.reset(token)
             self.event_manager.emit(
                 StoreTransactionEndEvent(source=self, message=notes, state=state)
             )
+            # Nothing was taken back: what was changed is changed.
+            for change in changes:
+                self.event_manager.emit(change)
+
+    def announce(self, change: StoreModificationEvent) -> None:
+        """Emit a change, or keep it for the end of the transaction that is open here.
+
+        For stores that leave `transaction` as it is.
+        """
+        held = _held.get().get(id(self))
+        if held is None:
+            self.event_manager.emit(change)
+        else:
+            held.append(change)
 
     def from_file(
         self,

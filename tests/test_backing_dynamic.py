@@ -38,7 +38,12 @@ from mountcache.errors import (
     StoreUnavailableError,
     UpstreamError,
 )
-from mountcache.events import StoreDeleteEvent, StoreKeyEvent, StoreSetEvent, StoreUpdateEvent
+from mountcache.events import (
+    StoreDeleteEvent,
+    StoreModificationEvent,
+    StoreSetEvent,
+    StoreUpdateEvent,
+)
 from mountcache.jsonform import content_version
 from mountcache.local.memory import MemoryStore
 from mountcache.serve import Origin
@@ -596,7 +601,7 @@ def test_lost_answer_to_a_delete_may_have_been_applied(
 
 
 def test_verbs_of_a_store(store: DynamicURLStore, foreign: ForeignServer) -> None:
-    heard: list[tuple[type[StoreKeyEvent], Any, Any]] = []
+    heard: list[tuple[type[StoreModificationEvent], Any, Any]] = []
     for kind in (StoreSetEvent, StoreUpdateEvent, StoreDeleteEvent):
         store.event_manager.connect(
             kind, lambda event: heard.append((type(event), event.key, event.metadata))

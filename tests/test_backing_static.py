@@ -29,7 +29,12 @@ from mountcache.errors import (
     StoreUnavailableError,
     UpstreamError,
 )
-from mountcache.events import StoreDeleteEvent, StoreKeyEvent, StoreSetEvent, StoreUpdateEvent
+from mountcache.events import (
+    StoreDeleteEvent,
+    StoreModificationEvent,
+    StoreSetEvent,
+    StoreUpdateEvent,
+)
 from mountcache.local.memory import MemoryStore
 from mountcache.serve import Origin
 from mountcache.values import StringValue
@@ -148,13 +153,13 @@ def listing(store: StaticURLStore) -> dict[str, Any]:
 def changes(store: StaticURLStore) -> list[tuple[str, Any, Mapping[str, Any]]]:
     """Return a list into which all that happens to keys comes."""
     heard: list[tuple[str, Any, Mapping[str, Any]]] = []
-    names: dict[type[StoreKeyEvent], str] = {
+    names: dict[type[StoreModificationEvent], str] = {
         StoreSetEvent: "set",
         StoreUpdateEvent: "update",
         StoreDeleteEvent: "delete",
     }
     store.event_manager.connect(
-        StoreKeyEvent,
+        StoreModificationEvent,
         lambda event: heard.append((names[type(event)], event.key, event.metadata)),
     )
     return heard

@@ -6,9 +6,7 @@ import errno
 import gc
 import hashlib
 import os
-import sys
 import threading
-import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mountcache.backing.dynamic import DynamicURLStore
-from mountcache.backing.static import StaticURLStore
 
 from mountcache.abc import AbstractReadOnlyStore
+from mountcache.backing.dynamic import DynamicURLStore
+from mountcache.backing.static import StaticURLStore
 from mountcache.local.disk import DiskCacheStore
 from mountcache.local.memory import MemoryStore
 from mountcache.mounted import MountedStore

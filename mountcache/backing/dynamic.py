@@ -431,11 +431,11 @@ class DynamicURLStore(AbstractAuthorizingStore):
     def delete(self, key: str, *, base: Base = None) -> None:
         metadata = self.get_metadata(key)
         self.delete_if(key, base, uuid.uuid4().hex)
-        self.event_manager.emit(StoreDeleteEvent(self, key=key, metadata=metadata))
+        self.announce(StoreDeleteEvent(self, key=key, metadata=metadata))
 
     def _announce(self, key: str, *, known: bool) -> None:
         event = StoreUpdateEvent if known else StoreSetEvent
-        self.event_manager.emit(event(self, key=key, metadata=self.get_metadata(key)))
+        self.announce(event(self, key=key, metadata=self.get_metadata(key)))
 
     # -- permissions -----------------------------------------------------------------------
 
