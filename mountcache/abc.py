@@ -24,7 +24,12 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Literal, Protocol, Self, TypeVar, runtime_checkable
 
-from mountcache.errors import AuthorizationError, ChangedWhileReadingError, InvalidValueError
+from mountcache.errors import (
+    AuthorizationError,
+    ChangedWhileReadingError,
+    ConflictError,
+    InvalidValueError,
+)
 from mountcache.events import (
     EventManager,
     StoreModificationEvent,
@@ -526,11 +531,23 @@ class AbstractStore(AbstractReadOnlyStore):
     def update_metadata(self, key: str, metadata: Mapping[str, Any], *, base: Base = None) -> None:
         """Change the metadata of `key` by the names in `metadata`; the others stay."""
         changes = parse(spelling(metadata))
-        try:
-            merged = {**self.get_metadata(key), **changes}
-        except KeyError:
-            merged = changes
-        self.set_metadata(key, merged, base=base)
+        while True:
+            seen: Base = None
+            try:
+                value = self.get(key)
+                merged, seen = {**value.metadata, **changes}, value.version
+            except KeyError:
+                merged = changes
+                if isinstance(self, SupportsVersions):
+                    seen = ABSENT
+            try:
+                self.set_metadata(key, merged, base=seen if base is None else base)
+            except ConflictError:
+                # Somebody was in between: with versions that is seen, and nothing is lost.
+                if base is not None or seen is None:
+                    raise
+            else:
+                return
 
     def multiset(
         self,

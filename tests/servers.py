@@ -15,6 +15,7 @@ import struct
 import subprocess
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -82,7 +83,16 @@ class Nginx:
     def requests(self) -> list[str]:
         """What was asked so far: method, target, status."""
         assert self._prefix is not None
-        return (self._prefix / "access.log").read_text().splitlines()
+        # A line is written after its answer was sent: one more request tells that all are there.
+        mark = f"/mark-{uuid.uuid4().hex}"
+        with socket.create_connection(("127.0.0.1", self.port)) as asking:
+            asking.sendall(f"GET {mark} HTTP/1.0\r\n\r\n".encode())
+            while asking.recv(65536):
+                continue
+        lines: list[str] = []
+        while not any(mark in line for line in lines):
+            lines = (self._prefix / "access.log").read_text().splitlines()
+        return [line for line in lines if "/mark-" not in line]
 
     def start(self) -> Self:
         """Start nginx; connections are taken when this returns."""

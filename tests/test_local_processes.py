@@ -246,14 +246,16 @@ def test_lock_of_the_parent_is_neither_kept_nor_freed_by_its_child(tmp_path: Pat
         content = DiskContent(sys.argv[1])
         lock = content.lock("push")
         assert lock.acquire(0)
-        done = os.pipe()
+        looked, done = os.pipe(), os.pipe()
 
         def child():
             assert not content.lock("push").acquire(0)
             assert content.lock("push").holder().startswith(f"pid {os.getppid()} ")
+            os.write(looked[1], b"x")
             os.read(done[0], 1)
 
         pid = fork(child)
+        os.read(looked[0], 1)
         other = DiskContent(sys.argv[1])
         assert not other.lock("push").acquire(0)
         lock.release()

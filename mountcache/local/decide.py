@@ -96,7 +96,7 @@ def base_of_seen(seen: Seen) -> BaseOf:
             return BaseOf("version", version, seen.sha256, seen.meta, seen.entry)
         case Seen(sha256=str()):
             return BaseOf("digest", None, seen.sha256, seen.meta, seen.entry)
-        case Seen(entry=str()):
+        case Seen(entry=str()) | Seen(meta=str()):
             return BaseOf("entry", None, None, seen.meta, seen.entry)
         case _:
             return UNKNOWN_BASE

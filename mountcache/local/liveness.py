@@ -13,6 +13,7 @@ import re
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -40,6 +41,9 @@ def _create(path: Path) -> int:
     return descriptor
 
 
+_LOOK_AGAIN = 0.02
+
+
 class FileLock:
     """A lock that one holder at a time has, in whatever thread or process. Not re-entrant.
 
@@ -65,38 +69,15 @@ class FileLock:
         if _lock(descriptor):
             self._take(descriptor)
             return True
-        if timeout <= 0:
-            self._drop(descriptor)
-            return False
-        return self._wait(descriptor, timeout)
-
-    def _wait(self, descriptor: int, timeout: float) -> bool:
-        # flock knows no time-out: a thread waits in it, and gives the lock back at once if
-        # nobody wants it any more by then.
-        decided = threading.Lock()
-        done = threading.Event()
-        wanted = True
-
-        def wait() -> None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            with decided:
-                if wanted:
-                    self._take(descriptor)
-                    done.set()
-                else:
-                    self._drop(descriptor)
-
-        threading.Thread(target=wait, name=f"waiting for {self._path}", daemon=True).start()
-        interrupted = True
-        try:
-            done.wait(timeout)
-            interrupted = False
-        finally:
-            with decided:
-                wanted = False
-            if interrupted and done.is_set():
-                self.release()
-        return done.is_set()
+        # flock knows no time-out, and a thread that waits in it can't be called off.
+        deadline = time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, _LOOK_AGAIN))
+            if _lock(descriptor):
+                self._take(descriptor)
+                return True
+        self._drop(descriptor)
+        return False
 
     def _take(self, descriptor: int) -> None:
         self._held = descriptor

@@ -7,6 +7,7 @@ version), `keeping` (what no version names), `passing` (past the store).
 
 from __future__ import annotations
 
+import hashlib
 import io
 
 from mountcache.abc import Value
@@ -167,6 +168,8 @@ def _small(source: Source, *, asked: bool) -> Body:
     """Read a value that fits into memory at once, and keep it."""
     catalog = source.mount.catalog
     data, clean = whole(source)
+    if asked:
+        source.hand_out(hashlib.sha256(data).hexdigest() if clean is None else clean.sha256)
     if clean is None or not make_room(catalog, len(data)):
         return Whole(data)
     try:

@@ -95,6 +95,8 @@ class Keeping:
         digests.catch_up(partial, size)
         for source in self._sources:
             verify(source, size, digests.sha256, digests.md5)
+        if self._asked:
+            self._source.hand_out(digests.sha256)
         # Who only follows another process leaves that to it.
         if partial.lock() and not self._has_moved_on():
             self._keep(partial, size, digests.sha256)

@@ -151,6 +151,7 @@ class Passing:
         digests = self._digests
         if digests is not None and digests.upto == feed.at:
             verify(self._source, feed.at, digests.sha256, digests.md5)
+            self._source.hand_out(digests.sha256)
 
     def passing(self, at: int) -> Body:
         return self

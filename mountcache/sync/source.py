@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import threading
+from collections.abc import Callable
 from typing import Any, Final
 
 from mountcache.abc import Facts, SupportsRanges, Value, facts_of
@@ -20,6 +21,7 @@ from mountcache.errors import (
 )
 from mountcache.jsonform import spelling
 from mountcache.local.partial import BLOCK, Partial
+from mountcache.local.records import Seen
 from mountcache.sync.mount import Mount
 from mountcache.sync.promise import Promise
 
@@ -88,6 +90,11 @@ class Source:
         if self.promise.entry is not None:
             return self.promise.entry
         return spelling(self._value.metadata)
+
+    def hand_out(self, sha256: str) -> None:
+        """Note that a reader has seen the bytes: the base of a later edit."""
+        seen = Seen(self.version, sha256, self.meta(), self.promise.entry)
+        self.mount.catalog.hand_out(self.key, seen)
 
     def begin(self) -> None:
         """Ask for the data; `facts` are those of the answer then."""
@@ -289,7 +296,7 @@ def _close(stream: Any) -> None:
         close()
 
 
-def _readinto(stream: Any) -> Any:
+def _readinto(stream: Any) -> Callable[[memoryview], int]:
     """Return what reads from a stream into a buffer, without waiting for more than there is."""
     direct = getattr(stream, "readinto1", None)
     at_once = getattr(stream, "read1", None)
