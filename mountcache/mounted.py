@@ -52,6 +52,7 @@ from mountcache.local.mirror import Mirror, mirrored
 from mountcache.local.records import Edit, Row, StagedEdit
 from mountcache.local.staging import Announce
 from mountcache.local.store import default_author
+from mountcache.local.writer import Writer
 from mountcache.overlay import Options, Overlay
 from mountcache.sync.mount import Mount
 from mountcache.sync.push import push_mount
@@ -686,7 +687,7 @@ class MountedStore(AbstractStore):
         if mode != "wb":
             raise ValueError(f"a key is opened with 'rb' or 'wb', not {mode!r}")
         self._mine(key)
-        return _Writer(self, key)
+        return Writer(self, key)
 
     def stats(self) -> dict[str, int]:
         """Return counts of keys and bytes, staged and cached."""
@@ -700,21 +701,6 @@ class MountedStore(AbstractStore):
         ).fetchone()
         counts = (*row, self.mount.catalog.count_upstream())
         return dict(zip(names, counts, strict=True))
-
-
-class _Writer(io.BytesIO):
-    """Collects what is written, and sets it at close."""
-
-    def __init__(self, store: MountedStore, key: str) -> None:
-        super().__init__()
-        self._store = store
-        self._key = key
-
-    def close(self) -> None:
-        if not self.closed:
-            self.seek(0)
-            self._store.set_data(self._key, io.BytesIO(self.getvalue()))
-        super().close()
 
 
 def _is_upstream(row: Row) -> bool:

@@ -161,3 +161,16 @@ def test_a_server_that_hangs_doesnt_hang_each_read(tmp_path: Path) -> None:
                     store.get(f"key {number}")
             # Fifty more take less than one that waits: they don't wait.
             assert time.monotonic() - began < once + 0.3
+
+
+def test_file_that_is_left_by_an_error_stages_nothing(place: Place) -> None:
+    with place.mount() as store:
+        with pytest.raises(ZeroDivisionError), store.open("runs/1.csv", "wb") as file:
+            file.write(b"half of it")
+            raise ZeroDivisionError
+        assert list(store.staged()) == []
+        with store.open("runs/1.csv", "wb") as file:
+            file.write(b"all ")
+            file.write(b"of it")
+        assert store.to_bytes("runs/1.csv") == b"all of it"
+        assert store.get_metadata("runs/1.csv") == {"n": 1}
