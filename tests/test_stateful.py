@@ -221,6 +221,7 @@ class Mounted(RuleBasedStateMachine):
                 self.store.delete(key)
             return
         self.store.delete(key)
+        assert not self.store.exists(key)
         if any(edit.key == key for edit in self.store.staged()):
             self.edits[key] = Staged(None)
         else:
@@ -298,7 +299,10 @@ class Mounted(RuleBasedStateMachine):
             else:
                 assert after in (before, self.pushed(edit, before))
             if lose != "nothing" and outcome == "failed" and self.online:
-                sync.push(self.store, [key])
+                again = sync.push(self.store, [key])
+                if after == self.pushed(edit, before):
+                    # It arrived: one's own write is no conflict.
+                    assert "conflict" not in {result.outcome for result in again.results}
                 after = self.origin_shows(key)
                 if key not in {each.key for each in self.store.staged()}:
                     assert after == self.pushed(edit, before) or after == before
@@ -361,7 +365,7 @@ class Mounted(RuleBasedStateMachine):
 
 TestMounted = Mounted.TestCase
 TestMounted.settings = settings(
-    max_examples=40,
+    max_examples=80,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -1,19 +1,33 @@
-"""Fetching beforehand what will be read offline. (first, simple version)"""
+"""Fetching beforehand what will be read offline.
+
+Threads fetch and verify; the caller's thread keeps what has come since its last commit, all in
+one: a commit alone takes longer than a small value.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final
 
+from mountcache.abc import chunks
 from mountcache.errors import StoreError, StoreFullError, StoreUnavailableError
-from mountcache.local.records import Row
-from mountcache.sync.fetch import begin, fill
+from mountcache.local.content import full
+from mountcache.local.partial import BLOCK
+from mountcache.local.records import Clean, Row
+from mountcache.sync.fetch import discard, fill, whole
 from mountcache.sync.mount import Mount, Mounted
 from mountcache.sync.promise import promise_of
+from mountcache.sync.source import Source, begin
 
 __all__ = ["PrefetchReport", "prefetch"]
+
+_EVERY: Final = 0.1
+_AHEAD: Final = 8
+"""How many values a worker may be ahead of the commits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +35,23 @@ class PrefetchReport:
     """What a prefetch brought."""
 
     fetched: int
+    """Keys that came."""
     already: int
+    """Keys that were here."""
     bytes: int
+    """Length of what came."""
     failed: dict[str, str] = field(default_factory=dict)
+    """Keys that didn't come, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Came:
+    """What became of one key; `clean` is still to be kept."""
+
+    row: Row
+    size: int = 0
+    clean: Clean | None = None
+    error: Exception | None = None
 
 
 def prefetch(
@@ -33,14 +61,55 @@ def prefetch(
     workers: int = 8,
     progress: Callable[[int, int, str], object] | None = None,
 ) -> PrefetchReport:
-    """Fetch what matches a pattern, for reading offline."""
+    """Fetch what matches a pattern, for reading offline.
+
+    Parameters
+    ----------
+    store
+        A mounted store.
+    pattern
+        A shell pattern of keys; ``*`` crosses "/".
+    workers
+        How many values are on their way at once.
+    progress
+        Called as ``progress(done, total, key)``, at most ten times a second and at the end.
+
+    Raises
+    ------
+    StoreFullError
+        Beforehand, if it can't fit.
+    StoreUnavailableError
+        If upstream is out of reach for every key.
+    """
     mount = store.mount
     mount.staging.refuse_in_transaction("prefetch")
-    low = pattern.removeprefix(mount.prefix)
-    rows = [row for row in mount.catalog.listed(low) if row.edit is None]
-    missing = [row for row in rows if not _here(row)]
+    if workers < 1:
+        raise ValueError(f"a prefetch has at least 1 worker, not {workers}")
+    rows = [
+        row for row in mount.catalog.listed(pattern.removeprefix(mount.prefix)) if row.edit is None
+    ]
+    missing = [row for row in rows if not _is_here(row)]
+    _refuse_what_cant_fit(mount, missing)
+    failed: dict[str, str] = {}
+    done = size = unavailable = 0
+    told = 0.0
+    for came in _all(mount, missing, workers):
+        key = mount.full(came.row.key)
+        done, size = done + 1, size + came.size
+        if came.error is not None:
+            failed[key] = str(came.error)
+            unavailable += isinstance(came.error, StoreUnavailableError)
+        if progress is not None and (time.monotonic() - told >= _EVERY or done == len(missing)):
+            told = time.monotonic()
+            progress(done, len(missing), key)
+    if missing and unavailable == len(missing):
+        raise StoreUnavailableError(next(iter(failed.values())))
+    return PrefetchReport(len(missing) - len(failed), len(rows) - len(missing), size, failed)
+
+
+def _refuse_what_cant_fit(mount: Mount, missing: Sequence[Row]) -> None:
     sizes = sum(
-        (row.entry.size or promise_of(row.entry.entry).size or 0) for row in missing if row.entry
+        row.entry.size or promise_of(row.entry.entry).size or 0 for row in missing if row.entry
     )
     room = mount.catalog.available()
     if room is not None and sizes > room:
@@ -48,30 +117,9 @@ def prefetch(
             f"{len(missing)} keys of {sizes:,} bytes don't fit: there is room for {room:,} bytes; "
             "prefetch less, or make a store with a larger size_limit"
         )
-    failed: dict[str, str] = {}
-    total, done, count, told = len(missing), 0, 0, 0.0
-    unavailable = 0
-    with ThreadPoolExecutor(workers, "mountcache-prefetch") as pool:
-        futures = {pool.submit(_one, mount, row): row for row in missing}
-        for future in as_completed(futures):
-            key = mount.full(futures[future].key)
-            done += 1
-            try:
-                count += future.result()
-            except StoreUnavailableError as error:
-                unavailable += 1
-                failed[key] = str(error)
-            except (StoreError, KeyError, OSError) as error:
-                failed[key] = str(error)
-            if progress is not None and (time.monotonic() - told > 0.1 or done == total):
-                told = time.monotonic()
-                progress(done, total, key)
-    if total and unavailable == total:
-        raise StoreUnavailableError(next(iter(failed.values())))
-    return PrefetchReport(total - len(failed), len(rows) - total, count, failed)
 
 
-def _here(row: Row) -> bool:
+def _is_here(row: Row) -> bool:
     copy, entry = row.copy, row.entry
     if copy is None or entry is None:
         return False
@@ -80,8 +128,67 @@ def _here(row: Row) -> bool:
     return entry.sha256 == copy.sha256 or entry.entry == copy.entry
 
 
-def _one(mount: Mount, row: Row) -> int:
-    value = begin(mount.backing, mount.full(row.key))
-    entry = row.entry.entry if row.entry is not None else None
-    with fill(mount, row.key, value, promise_of(entry), asked=False) as data:
-        return data.seek(0, 2)
+def _all(mount: Mount, rows: Sequence[Row], workers: int) -> Iterator[_Came]:
+    """Iterate over what becomes of the keys, in the order in which they come."""
+    todo = iter(rows)
+    coming: set[Future[_Came]] = set()
+    with ThreadPoolExecutor(workers, "mountcache-prefetch") as pool:
+        try:
+            while True:
+                room = workers * _AHEAD - len(coming)
+                coming |= {pool.submit(_one, mount, row) for row in islice(todo, room)}
+                if not coming:
+                    return
+                here, coming = wait(coming, return_when=FIRST_COMPLETED)
+                yield from _kept(mount, [future.result() for future in here])
+        finally:
+            for future in coming:
+                future.cancel()
+
+
+def _one(mount: Mount, row: Row) -> _Came:
+    """Fetch one key: a small value to be kept by the caller, a large one kept as it comes."""
+    entry = None if row.entry is None else row.entry.entry
+    try:
+        value = begin(mount.backing, mount.full(row.key))
+        source = Source(mount, row.key, value, promise_of(entry))
+        if source.size is not None and source.size <= BLOCK:
+            data, clean = whole(source)
+            return _Came(row, len(data), clean, None if clean else _not_kept(mount, row))
+        with fill(mount, row.key, value, promise_of(entry), asked=False) as stream:
+            size = sum(len(chunk) for chunk in chunks(stream))
+        copy = mount.catalog.row(row.key).copy
+        return _Came(row, size, error=None if copy else _not_kept(mount, row))
+    except (StoreError, KeyError, OSError) as error:
+        return _Came(row, error=error)
+
+
+def _not_kept(mount: Mount, row: Row) -> StoreFullError:
+    return StoreFullError(
+        f"{mount.full(row.key)!r} came, but wasn't kept: upstream forbids it, or there is no room"
+    )
+
+
+def _kept(mount: Mount, batch: list[_Came]) -> list[_Came]:
+    """Keep what has come, in one commit."""
+    cleans = [came.clean for came in batch if came.clean is not None]
+    if not cleans:
+        return batch
+    try:
+        if not mount.catalog.room_for(sum(clean.size for clean in cleans)):
+            return [_without_room(mount, came) for came in batch]
+        mount.catalog.keep(cleans, asked=False)
+    except StoreError as error:
+        return [came if came.clean is None else _Came(came.row, error=error) for came in batch]
+    except OSError as error:
+        if not full(error):
+            raise
+        return [_without_room(mount, came) for came in batch]
+    finally:
+        for clean in cleans:
+            discard(clean)
+    return batch
+
+
+def _without_room(mount: Mount, came: _Came) -> _Came:
+    return came if came.clean is None else _Came(came.row, error=_not_kept(mount, came.row))
