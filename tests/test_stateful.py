@@ -143,6 +143,9 @@ class Mounted(RuleBasedStateMachine):
         edit = self.edits.get(key)
         if edit is not None and not edit.metadata_only:
             assert got == edit.value
+        elif edit is not None and got is None:
+            # An edit of metadata alone has no bytes once upstream's are gone.
+            assert key not in self.upstream
         elif edit is not None:
             assert got is not None
             assert edit.value is not None
@@ -220,12 +223,14 @@ class Mounted(RuleBasedStateMachine):
             with pytest.raises(KeyError):
                 self.store.delete(key)
             return
+        bases = {edit.key: edit.base for edit in self.store.staged()}
         self.store.delete(key)
-        assert not self.store.exists(key)
         if any(edit.key == key for edit in self.store.staged()):
+            assert not self.store.exists(key)
             self.edits[key] = Staged(None)
         else:
             # It was only here, and what it was made from was that nothing is upstream.
+            assert bases[key] == "absent"
             del self.edits[key]
 
     @rule(key=KEYS, data=DATA, fail=st.booleans(), inner=st.booleans())
@@ -300,7 +305,7 @@ class Mounted(RuleBasedStateMachine):
                 assert after in (before, self.pushed(edit, before))
             if lose != "nothing" and outcome == "failed" and self.online:
                 again = sync.push(self.store, [key])
-                if after == self.pushed(edit, before):
+                if before != after == self.pushed(edit, before):
                     # It arrived: one's own write is no conflict.
                     assert "conflict" not in {result.outcome for result in again.results}
                 after = self.origin_shows(key)
@@ -366,6 +371,7 @@ class Mounted(RuleBasedStateMachine):
 TestMounted = Mounted.TestCase
 TestMounted.settings = settings(
     max_examples=80,
+    derandomize=True,  # the same walks each time: what fails here fails for all
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
