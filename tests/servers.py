@@ -290,6 +290,11 @@ class ScriptedServer:
         self._stopped = False
         self._accepting = threading.Thread(target=self._accept, daemon=True)
 
+    def wait_until_closed(self) -> None:
+        """Wait until no connection is open any more: the client can see that by then."""
+        for thread in list(self._open.values()):
+            thread.join()
+
     @property
     def origin(self) -> str:
         """Scheme, host and port."""

@@ -289,6 +289,7 @@ def test_write_goes_out_on_a_new_connection_when_the_old_one_was_closed(
     scripted.on("HEAD", "/query", [Reply(200), CLOSE]).on("PUT", "/keys/a/data", Reply(201))
     with dynamic(scripted) as store:
         assert not store.enforces()
+        scripted.wait_until_closed()
         put(store)
     assert [each.body for each in scripted.asked("PUT")] == [b"mine"]
 
