@@ -18,6 +18,7 @@ __all__ = ["content_version", "normal_form", "normal_value", "parse", "spelling"
 
 _WHOLE = 2**53
 _INT64 = 2**63
+_decode = json.JSONDecoder().decode
 
 
 def spelling(metadata: object) -> str:
@@ -53,7 +54,7 @@ def normal_value(value: object) -> str:
 
 def parse(text: str) -> dict[str, Any]:
     """Return the metadata that `text` spells."""
-    result: dict[str, Any] = json.loads(text)
+    result: dict[str, Any] = _decode(text)
     return result
 
 

@@ -27,6 +27,10 @@ def check_key(key: str) -> str:
     InvalidKeyError
         If it can't.
     """
+    # Neither control characters nor surrogates are printable, and no character takes more
+    # than four bytes: most keys need no closer look.
+    if isinstance(key, str) and 0 < len(key) <= MAX_KEY_BYTES // 4 and key.isprintable():
+        return key
     if not isinstance(key, str):
         raise InvalidKeyError(f"a key is a str, not {type(key).__name__}")
     if not key:

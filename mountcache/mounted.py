@@ -267,9 +267,8 @@ class MountedStore(AbstractStore):
 
     def _short(self, key: str) -> str | None:
         """Return the catalog's name of a key, None if it lies outside the mount point."""
-        if key.startswith(self.mount_point) and len(key) > len(self.mount_point):
-            return key[len(self.mount_point) :]
-        return None
+        point = self.mount_point
+        return key[len(point) :] or None if key.startswith(point) else None
 
     def get(self, key: str) -> Value:
         return self._value(key, data=False)

@@ -73,48 +73,42 @@ class Overlay:
     def warm(self, key: str, options: Options) -> Snapshot | None:
         """Return the value of a key that is here and needs no question; None otherwise."""
         (
-            kind, edit_meta, edit_version, edit_size, edit_sha, edit_at, edit_content,
-            meta, version, size, sha, modified, checked, expires, boot, matches,
-            present, entry_meta, entry, content, *stored,
+            kind, meta, version, size, sha, modified, checked, expires, this_boot,
+            present, matches, entry_meta, entry, mode, filename, bytes_here,
         ) = self._catalog.hit(key)  # fmt: skip
-        if kind is not None:
-            if kind != "put" or stored[0] is None:
-                return None
-            return self._opened(
-                key, stored, edit_content, edit_meta, version=edit_version, size=edit_size,
-                sha256=edit_sha, modified=edit_at, source="staged",
-            )  # fmt: skip
-        if content is None or stored[0] is None or boot != self._catalog.content.boot:
+        if mode is None:
             return None
-        now = self._mount.clock()
-        age = now - checked
-        if options.offline != "prefer":
-            if self._indexed:
-                if not present or not matches or not self._remote.index_is_current(options.max_age):
-                    return None
-                asked_today = 0 <= age < _DAY and expires != 0
-                if not asked_today and not promise_of(entry).digest:
-                    return None
-                meta = entry_meta
-            elif present == 0 or not _is_fresh(now, checked, expires, options.max_age):
+        age = 0.0
+        if kind is not None:
+            if kind != "put":
                 return None
-        self._catalog.use(key)
-        self._catalog.hand_out(key, Seen(version, sha, meta, entry))
-        return self._opened(
-            key, stored, content, meta, version=version or None, size=size, sha256=sha,
-            modified=modified, source="cached", age=max(0.0, age),
-        )  # fmt: skip
-
-    def _opened(
-        self, key: str, stored: list[Any], content: str, meta: str, **facts: Any
-    ) -> Snapshot | None:
+        else:
+            if not this_boot:
+                return None
+            now = self._mount.clock()
+            age = now - checked
+            if options.offline != "prefer":
+                if self._indexed:
+                    if not (present and matches and self._remote.index_is_current(options.max_age)):
+                        return None
+                    asked_today = 0 <= age < _DAY and expires != 0
+                    if not asked_today and not promise_of(entry).digest:
+                        return None
+                    meta = entry_meta
+                elif present == 0 or not _is_fresh(now, checked, expires, options.max_age):
+                    return None
         try:
-            stream = self._catalog.content.open((stored[0], stored[1], stored[2]))
+            stream = self._catalog.content.open((mode, filename, bytes_here))
         except FileNotFoundError:
             return None  # the slow path says what is missing
-        if facts["version"] is None:
-            facts["version"] = content_version(facts["sha256"], parse(meta))
-        return Snapshot(key, meta, stream=stream, **facts)
+        if kind is None:
+            self._catalog.use(key)
+            self._catalog.hand_out(key, Seen(version, sha, meta, entry))
+        return Snapshot(
+            key, meta, stream=stream, source="staged" if kind else "cached",
+            version=version or content_version(sha, parse(meta)), size=size, sha256=sha,
+            modified=modified, age=max(0.0, age),
+        )  # fmt: skip
 
     def value(self, key: str, options: Options, *, data: bool = False) -> Value:
         """Return the value of a key.

@@ -41,20 +41,23 @@ _HANDED = 65_536
 _USES_EVERY = 60.0
 
 HIT = """
-SELECT e.kind, e.meta, e.version, e.size, e.sha, e.at, e.content,
-       c.meta, c.version, c.size, c.sha, c.modified, c.checked, c.expires, c.boot,
-       c.entry IS u.entry OR c.sha = u.sha,
-       u.present, u.meta, u.entry, c.content,
+SELECT e.kind,
+       iif(e.kind IS NULL, c.meta, e.meta), iif(e.kind IS NULL, c.version, e.version),
+       iif(e.kind IS NULL, c.size, e.size), iif(e.kind IS NULL, c.sha, e.sha),
+       iif(e.kind IS NULL, c.modified, e.at),
+       c.checked, c.expires, c.boot = ?2,
+       u.present, c.entry IS u.entry OR c.sha = u.sha, u.meta, u.entry,
        b.mode, b.filename, b.value
-FROM (SELECT ? AS key) k
-LEFT JOIN edit e ON e.key = k.key
-LEFT JOIN copy c ON c.key = k.key
-LEFT JOIN upstream u ON u.key = k.key
-     AND u.gen_from <= (SELECT value FROM state WHERE name = 'gen')
-     AND (u.gen_to IS NULL OR u.gen_to >= (SELECT value FROM state WHERE name = 'gen'))
+FROM state s
+LEFT JOIN edit e ON e.key = ?1
+LEFT JOIN copy c ON c.key = ?1
+LEFT JOIN upstream u ON u.key = ?1 AND u.gen_from <= s.value
+     AND (u.gen_to IS NULL OR u.gen_to >= s.value)
 LEFT JOIN Cache b ON b.key = coalesce(e.content, c.content) AND b.raw = 1
+WHERE s.name = 'gen'
 """
-"""What a warm read needs of a key, its bytes included, in one statement."""
+"""What a warm read needs of a key, its bytes included, in one statement: of its edit if there is
+one, of its clean copy otherwise, and of its index entry."""
 
 _UPSERT_COPY = """
 INSERT INTO copy (key, content, version, sha, size, meta, modified, checked, expires,
@@ -141,7 +144,8 @@ class Catalog:
 
     def hit(self, key: str) -> tuple[Any, ...]:
         """Return the columns of `HIT` for a key."""
-        found: tuple[Any, ...] = self.content.connection().execute(HIT, (key,)).fetchone()
+        content = self.content
+        found: tuple[Any, ...] = content.connection().rows(HIT, (key, content.boot))[0]
         return found
 
     def state(self, name: str) -> Any:

@@ -71,6 +71,11 @@ class GuardedConnection(sqlite3.Connection):
             rows = reader.execute(sql, parameters).fetchall()
             return cast(sqlite3.Cursor, _Answer(rows, reader.rowcount))
 
+    def rows(self, sql: str, parameters: Any = (), /) -> list[Any]:
+        """Return all rows of a query, outside a commit of this thread."""
+        with self.guard:
+            return self._reader.execute(sql, parameters).fetchall()
+
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
         with self.guard:
             return super().executemany(sql, parameters)

@@ -266,7 +266,7 @@ class Content(Protocol):
     def fresh_incarnation(self) -> bool:
         """Whether this opening found a copy or a restored backup, and named it anew."""
 
-    def connection(self) -> sqlite3.Connection:
+    def connection(self) -> GuardedConnection:
         """Return this thread's connection, in autocommit; ask again after a fork."""
 
     def write(self, wait: float = WAIT) -> AbstractContextManager[sqlite3.Connection]:

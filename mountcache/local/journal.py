@@ -171,12 +171,12 @@ class Journal:
 
     def abandon_dead(self) -> None:
         """Take the ops of pushers that are gone for unknown; only who holds the lock may."""
-        con = self._catalog.content.connection()
-        if con.execute("SELECT 1 FROM op WHERE state = 'sending' LIMIT 1").fetchone():
-            with self._catalog.content.write() as con:
+        content = self._catalog.content
+        if content.connection().rows("SELECT 1 FROM op WHERE state = 'sending' LIMIT 1"):
+            with content.write() as con:
                 con.execute(
                     "UPDATE op SET state = 'unknown' WHERE state = 'sending' AND owner != ?",
-                    (self._catalog.content.token,),
+                    (content.token,),
                 )
 
     def failed(self, edit: Edit, message: str) -> None:

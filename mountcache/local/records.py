@@ -7,7 +7,7 @@ the wall clock; nothing is decided by comparing those of two machines.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from mountcache.abc import ABSENT, Base
 
@@ -65,8 +65,7 @@ UNKNOWN_BASE = BaseOf("unknown")
 ABSENT_BASE = BaseOf("absent")
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """What was handed out for a key before something nobody asked for replaced it."""
 
     version: Base

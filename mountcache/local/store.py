@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any
 
 from mountcache.abc import (
@@ -331,9 +332,11 @@ def reread(read: Callable[[], Value], key: str) -> Value:
 
 def default_author() -> str:
     """Return who makes the edits: ``MOUNTCACHE_AUTHOR``, else the user's name at the host."""
-    named = os.environ.get("MOUNTCACHE_AUTHOR")
-    if named:
-        return named
+    return os.environ.get("MOUNTCACHE_AUTHOR") or _user_at_host()
+
+
+@cache
+def _user_at_host() -> str:
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
