@@ -7,6 +7,7 @@ say so. The backing store is read-only through the mount except for push.
 from __future__ import annotations
 
 import io
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,7 +29,9 @@ from mountcache.abc import (
 )
 from mountcache.errors import (
     AuthorizationError,
+    ConfigurationError,
     ConflictError,
+    InvalidKeyError,
     PushInProgressError,
     ReadOnlyKeyError,
     StoreBusyError,
@@ -46,22 +49,24 @@ from mountcache.events import (
 from mountcache.jsonform import parse, spelling
 from mountcache.keys import check_key
 from mountcache.local import binding
-from mountcache.local.catalog import matcher
+from mountcache.local.catalog import literal_prefix, matcher
 from mountcache.local.decide import merged_meta
 from mountcache.local.mirror import Mirror, mirrored
 from mountcache.local.records import Edit, Row, StagedEdit
 from mountcache.local.staging import Announce
 from mountcache.local.store import default_author
 from mountcache.local.writer import Writer
-from mountcache.overlay import Options, Overlay
+from mountcache.overlay import Overlay
 from mountcache.sync.mount import Mount
 from mountcache.sync.push import push_mount
-from mountcache.sync.remote import Remote, check_offline
+from mountcache.sync.remote import Options, Remote, check_offline
 from mountcache.sync.report import PushResult
 from mountcache.sync.send import Sender
 from mountcache.sync.status import staged
 
 __all__ = ["MountedStore"]
+
+_logger = logging.getLogger("mountcache")
 
 
 class MountedStore(AbstractStore):
@@ -197,7 +202,7 @@ class MountedStore(AbstractStore):
             self._stop_polling.clear()
             self._poller = threading.Thread(
                 target=remote.poll_until,
-                args=(self._stop_polling, self._options.offline),
+                args=(self._stop_polling, self._options),
                 name="mountcache-poll",
                 daemon=True,
             )
@@ -229,6 +234,7 @@ class MountedStore(AbstractStore):
         *,
         max_age: float | None = None,
         offline: str | None = None,
+        deadline: float | None = None,
         fill: bool | None = None,
         partial: bool | None = None,
     ) -> MountedStore:
@@ -240,11 +246,16 @@ class MountedStore(AbstractStore):
             Seconds for which a copy is used without asking.
         offline
             "auto", "always", "never" or "prefer".
+        deadline
+            Seconds that upstream may take to answer one call; what isn't here by then counts
+            as out of reach. A large value that is coming in goes on as long as it comes.
         fill
             False to keep nothing of what is read.
         partial
             True to let a query end quietly where upstream may hold more.
         """
+        if deadline is not None and deadline <= 0:
+            raise ConfigurationError(f"a deadline is more than 0 seconds, not {deadline}")
         view = MountedStore.__new__(MountedStore)
         view.__dict__.update(self.__dict__)
         _ = self.mount
@@ -254,6 +265,7 @@ class MountedStore(AbstractStore):
             options,
             max_age=options.max_age if max_age is None else max_age,
             offline=options.offline if offline is None else check_offline(offline),
+            deadline=options.deadline if deadline is None else deadline,
             fill=options.fill if fill is None else fill,
             partial=options.partial if partial is None else partial,
         )
@@ -311,45 +323,54 @@ class MountedStore(AbstractStore):
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Iterate over (key, metadata) of the merged view; see `AbstractReadOnlyStore.query`.
 
-        While upstream is out of reach and isn't known in full, what is known comes first,
-        then StoreUnavailableError; ``with_options(partial=True)`` leaves the error out.
+        While upstream is out of reach and what is mounted isn't known in full, what is known
+        comes first, then StoreUnavailableError; ``with_options(partial=True)`` leaves the error
+        out. Keys outside the mount point aren't kept here: without upstream they are left out,
+        unless the store is opened with ``offline="never"``.
         """
         names = None if select is None else list(select)
-        return ((key, select_from(metadata, names)) for key, metadata in self._view(kwargs, None))
+        return ((key, select_from(metadata, names)) for key, metadata in self._view(kwargs))
 
     def query_keys(self, **kwargs: Any) -> Iterator[str]:
-        return (key for key, _ in self._view(kwargs, None))
+        return (key for key, _ in self._view(kwargs))
 
     def glob(self, pattern: str) -> Iterator[str]:
         point = self.mount_point
-        if not point:
-            return (key for key, _ in self._view({}, pattern))
+        if literal_prefix(pattern).startswith(point) and not self._may_be_the_point(pattern):
+            self._agree()
+            inside = self._overlay.view({}, self._options, pattern[len(point) :])
+            return (point + key for key, _ in inside)
         matches = matcher({}, pattern)
-        return (key for key, _ in self._view({}, None) if matches(key, {}))
+        return (key for key, _ in self._view({}) if matches(key, {}))
 
-    def _view(
-        self, where: dict[str, Any], pattern: str | None
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _may_be_the_point(self, pattern: str) -> bool:
+        """Whether a pattern matches the mount point, and that can be a key, which lies outside."""
+        try:
+            return bool(self.mount_point) and matcher({}, pattern)(
+                self._check(self.mount_point), {}
+            )
+        except InvalidKeyError:
+            return False
+
+    def _view(self, where: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         point = self.mount_point
         self._agree()
         if point:
-            yield from (
-                (key, metadata)
-                for key, metadata in self._beyond(where)
-                if not key.startswith(point) or key == point
-            )
-        for key, metadata in self._overlay.view(where, self._options, pattern):
+            for key, metadata in self._beyond(where):
+                if not key.startswith(point) or key == point:
+                    yield key, metadata
+        for key, metadata in self._overlay.view(where, self._options):
             yield point + key, metadata
 
-    def _beyond(self, where: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Iterate over upstream's answer, for the keys outside the mount point."""
+    def _beyond(self, where: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+        """Return upstream's answer, for the keys outside the mount point."""
         try:
-            yield from self._remote.ask(
-                lambda: list(self.backing_store.query(**where)), self._options.offline
-            )
-        except StoreUnavailableError:
+            return self._remote.ask(lambda: list(self.backing_store.query(**where)), self._options)
+        except StoreUnavailableError as error:
             if self._options.offline == "never":
                 raise
+            _logger.info("keys outside %r are left out: %s", self.mount_point, error)
+            return []
 
     # -- changing ------------------------------------------------------------------------
 
@@ -677,7 +698,7 @@ class MountedStore(AbstractStore):
 
     def update_index(self) -> None:
         """Read upstream's index now, if it has one; raises as a read does."""
-        self._remote.update_index(self._options.offline)
+        self._remote.update_index(self._options)
 
     def open(self, key: str, mode: str = "rb") -> io.BufferedIOBase:
         """Open a key as a binary file: "rb" to read it, "wb" to replace its data at close."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from mountcache.abc import (
@@ -37,24 +36,11 @@ from mountcache.local.value import Snapshot
 from mountcache.sync import fetch
 from mountcache.sync.mount import Mount
 from mountcache.sync.promise import promise_of
-from mountcache.sync.remote import Offline, Remote
+from mountcache.sync.remote import Options, Remote
 
-__all__ = ["Options", "Overlay"]
+__all__ = ["Overlay"]
 
 _DAY = 86400.0
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How reads go about it."""
-
-    max_age: float | None = None
-    """Seconds for which a copy is used without asking; None: as upstream says."""
-    offline: Offline = "auto"
-    fill: bool = True
-    """Whether what is read is kept."""
-    partial: bool = False
-    """Whether a query may leave out what can't be known."""
 
 
 class Overlay:
@@ -221,7 +207,7 @@ class Overlay:
         full = self._mount.full(row.key)
         backing = self._mount.backing
         try:
-            value = self._remote.ask(lambda: fetch.begin(backing, full), options.offline)
+            value = self._remote.ask(lambda: fetch.begin(backing, full), options)
         except StoreUnavailableError as error:
             return self._not_here(row.key, error)
         now = self._catalog.row(row.key).entry
@@ -238,7 +224,7 @@ class Overlay:
         if self._remote.index_is_current(options.max_age):
             return False
         try:
-            self._remote.update_index(options.offline, max_age=options.max_age)
+            self._remote.update_index(options, max_age=options.max_age)
         except StoreUnavailableError:
             if options.offline == "never" or not self._catalog.state("complete"):
                 raise
@@ -302,9 +288,9 @@ class Overlay:
                     return self._of_copy(copy)
                 value = answer
             elif data:
-                value = self._remote.ask(lambda: fetch.begin(backing, full), options.offline)
+                value = self._remote.ask(lambda: fetch.begin(backing, full), options)
             else:
-                value = self._remote.ask(lambda: backing.get(full), options.offline)
+                value = self._remote.ask(lambda: backing.get(full), options)
         except KeyError:
             self._catalog.note_entry(key, meta=None)
             self._catalog.hand_out(key, Seen(ABSENT))
@@ -333,10 +319,8 @@ class Overlay:
     def _revalidate(self, row: Row, copy: Copy, options: Options) -> NotModified | Value:
         backing, full = self._mount.backing, self._mount.full(row.key)
         if isinstance(backing, SupportsRevalidation):
-            return self._remote.ask(
-                lambda: backing.revalidate(full, copy.validators), options.offline
-            )
-        return self._remote.ask(lambda: backing.get(full), options.offline)
+            return self._remote.ask(lambda: backing.revalidate(full, copy.validators), options)
+        return self._remote.ask(lambda: backing.get(full), options)
 
     def _confirm(self, copy: Copy, facts: Facts, entry: str | None, meta: str) -> None:
         self._catalog.note_checked(
@@ -380,12 +364,12 @@ class Overlay:
     ) -> io.BufferedIOBase:
         full, backing = self._mount.full(row.key), self._mount.backing
         if value is None:
-            value = self._remote.ask(lambda: backing.get(full), options.offline)
+            value = self._remote.ask(lambda: backing.get(full), options)
         known = value
         if not options.fill:
             return known.range(start, end)
         return self._remote.ask(
-            lambda: fetch.open_range(self._mount, row.key, known, start, end), options.offline
+            lambda: fetch.open_range(self._mount, row.key, known, start, end), options
         )
 
     def _of_copy(self, copy: Copy, *, stale: bool = False, meta: str | None = None) -> Snapshot:
@@ -480,7 +464,7 @@ class Overlay:
             return
         if options.max_age and self._remote.index_is_current(options.max_age):
             return
-        self._remote.update_index(options.offline)
+        self._remote.update_index(options)
 
     def _view_by_query(
         self, where: dict[str, Any], options: Options, pattern: str | None
@@ -490,7 +474,7 @@ class Overlay:
         matches = matcher({}, pattern)
         skip = len(mount.prefix)
         try:
-            theirs = self._remote.ask(lambda: list(mount.backing.query(**where)), options.offline)
+            theirs = self._remote.ask(lambda: list(mount.backing.query(**where)), options)
         except StoreUnavailableError as error:
             yield from mount.staging.view(where, merged=True, pattern=pattern)
             if options.partial:

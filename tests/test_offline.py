@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +12,16 @@ import pytest
 from mountcache import sync
 from mountcache.backing.dynamic import DynamicURLStore
 from mountcache.backing.static import StaticURLStore
-from mountcache.errors import StoreUnavailableError
+from mountcache.errors import ConfigurationError, StoreUnavailableError
 from mountcache.events import StoreOfflineEvent
 from mountcache.local.disk import DiskCacheStore
 from mountcache.local.memory import MemoryStore
 from mountcache.mounted import MountedStore
 from mountcache.serve import Origin
 from mountcache.values import StringValue
+from tests.servers import Reply, ScriptedServer, scripted
+
+__all__ = ["scripted"]
 
 KEYS = {f"runs/{number}.csv": (b"run %d" % number * 30, {"n": number}) for number in range(8)}
 
@@ -161,6 +165,36 @@ def test_a_server_that_hangs_doesnt_hang_each_read(tmp_path: Path) -> None:
                     store.get(f"key {number}")
             # Fifty more take less than one that waits: they don't wait.
             assert time.monotonic() - began < once + 0.3
+
+
+def test_who_is_in_a_hurry_gets_the_copy_and_tells_nobody_that_upstream_is_down(
+    scripted: ScriptedServer, tmp_path: Path
+) -> None:
+    hurry = threading.Event()
+    first = Reply(200, b"first", {"ETag": '"1"', "Cache-Control": "max-age=0"})
+    scripted.on("GET", "/a", first, [hurry, Reply(304)])
+    backing = StaticURLStore(scripted.url, data_path="", query_path=None)
+    with MountedStore("", DiskCacheStore(tmp_path / "here"), backing) as store:
+        assert store.to_bytes("a") == b"first"
+        quick = store.with_options(deadline=0.2)
+        value = quick.get("a")
+        assert value.stale
+        assert value.data.read() == b"first"
+        assert not store.is_offline()
+        hurry.set()
+        assert not store.get("a").stale
+        with pytest.raises(ConfigurationError, match="more than 0 seconds"):
+            store.with_options(deadline=0)
+
+
+def test_glob_under_the_mount_point_needs_nothing_beyond_it(place: Place) -> None:
+    before_the_train(place)
+    with place.mount() as store:
+        strict = store.with_options(offline="never", max_age=3600.0)
+        assert sorted(strict.glob("runs/[12].csv")) == ["runs/1.csv", "runs/2.csv"]
+        with pytest.raises(StoreUnavailableError):
+            list(strict.glob("*.csv"))
+        assert set(store.glob("*.csv")) == set(KEYS)
 
 
 def test_file_that_is_left_by_an_error_stages_nothing(place: Place) -> None:

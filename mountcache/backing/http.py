@@ -34,6 +34,7 @@ from mountcache.backing.credentials import login_of, may_change
 from mountcache.backing.freshness import parse_date
 from mountcache.backing.session import OwnSession, plain_session
 from mountcache.backing.urls import PORTS, origin_of, shown, target_of
+from mountcache.deadline import end_of_call
 from mountcache.errors import (
     AuthorizationError,
     ConfigurationError,
@@ -281,7 +282,7 @@ class Transport:
         """
         reads = method in ("GET", "HEAD")
         repeatable = reads if repeatable is None else repeatable
-        deadline = None if self._deadline is None else time.monotonic() + self._deadline
+        deadline = end_of_call(self._deadline)
         tries = redirects = 0
         renewed = False
         while True:

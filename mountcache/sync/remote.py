@@ -6,9 +6,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, TypeVar, cast
 
 from mountcache.abc import SupportsIndex
+from mountcache.deadline import within
 from mountcache.errors import ConfigurationError, IndexUnreadableError, StoreUnavailableError
 from mountcache.events import (
     StoreDeleteEvent,
@@ -20,10 +22,26 @@ from mountcache.jsonform import parse
 from mountcache.local import listing
 from mountcache.sync.mount import Mount
 
-__all__ = ["Offline", "Remote"]
+__all__ = ["Offline", "Options", "Remote"]
 
 Offline = Literal["auto", "always", "never", "prefer"]
 OFFLINE = ("auto", "always", "never", "prefer")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How calls of a mount go about it."""
+
+    max_age: float | None = None
+    """Seconds for which a copy is used without asking; None: as upstream says."""
+    offline: Offline = "auto"
+    deadline: float | None = None
+    """Seconds that upstream may take to answer one call."""
+    fill: bool = True
+    """Whether what is read is kept."""
+    partial: bool = False
+    """Whether a query may leave out what can't be known."""
+
 
 _EVENTS = {"set": StoreSetEvent, "update": StoreUpdateEvent, "delete": StoreDeleteEvent}
 
@@ -51,7 +69,7 @@ class Remote:
 
     # -- asking --------------------------------------------------------------------------
 
-    def ask(self, question: Callable[[], _T], offline: Offline) -> _T:
+    def ask(self, question: Callable[[], _T], options: Options) -> _T:
         """Ask upstream, unless it is to be left alone.
 
         Raises
@@ -59,16 +77,20 @@ class Remote:
         StoreUnavailableError
             If it can't be reached, or isn't asked at all now.
         """
-        if offline == "always":
+        if options.offline == "always":
             raise StoreUnavailableError("this store is set to work offline; set offline='auto'")
-        if offline != "never" and self.is_resting():
+        if options.offline != "never" and self.is_resting():
             raise StoreUnavailableError(
                 f"upstream couldn't be reached; it is asked again in {self.rests_for():.0f} s"
             )
+        begun = time.monotonic()
         try:
-            answer = question()
+            with within(options.deadline):
+                answer = question()
         except StoreUnavailableError as error:
-            self._failed(str(error))
+            # Who is in a hurry tells nobody else that upstream is down.
+            if options.deadline is None or time.monotonic() - begun < options.deadline:
+                self._failed(str(error))
             raise
         self._succeeded()
         return answer
@@ -122,7 +144,7 @@ class Remote:
         age: float = self.mount.clock() - checked
         return 0 <= age < limit
 
-    def update_index(self, offline: Offline, *, max_age: float | None = 0.0) -> bool:
+    def update_index(self, options: Options, *, max_age: float | None = 0.0) -> bool:
         """Take the index in, unless it is younger than `max_age`; tell whether upstream has one.
 
         One thread and one process of a directory does it at a time; the others wait for it.
@@ -151,7 +173,7 @@ class Remote:
                         "minute; try again"
                     )
             try:
-                changes = self._read_index(backing, offline)
+                changes = self._read_index(backing, options)
             finally:
                 lock.release()
         # Listeners run outside all locks: they may ask for the index themselves.
@@ -161,19 +183,19 @@ class Remote:
             )
         return True
 
-    def _read_index(self, backing: SupportsIndex, offline: Offline) -> list[listing.Change]:
+    def _read_index(self, backing: SupportsIndex, options: Options) -> list[listing.Change]:
         mount, catalog = self.mount, self.mount.catalog
         complete = catalog.state("complete")
         doubted = catalog.state("index_doubted")
         validators = catalog.state("index_validators") if complete and not doubted else None
-        reading = self.ask(lambda: backing.read_index(validators), offline)
+        reading = self.ask(lambda: backing.read_index(validators), options)
         self._read_since_connect = True
         if reading is None:
             listing.note_index_checked(catalog)
             return []
         return list(listing.load(catalog, reading, prefix=mount.prefix))
 
-    def poll_until(self, stop: threading.Event, offline: Offline) -> None:
+    def poll_until(self, stop: threading.Event, options: Options) -> None:
         """Poll the index every so often until `stop` is set."""
         period = self.poll
         if not period:
@@ -181,7 +203,7 @@ class Remote:
         while not stop.wait(period):
             try:
                 # Another process may have polled a moment ago: then its answer counts.
-                self.update_index(offline, max_age=period * 0.9)
+                self.update_index(options, max_age=period * 0.9)
             except (StoreUnavailableError, IndexUnreadableError) as error:
                 _logger.info("the index couldn't be polled: %s", error)
 
