@@ -122,6 +122,8 @@ class Facts:
     modified: float | None = None
     """When upstream changed it last, in seconds since 1970."""
     mimetype: str = "application/octet-stream"
+    names_metadata: bool = False
+    """`version` names the metadata too, which are the value's own, whatever an index says."""
 
 
 @dataclass(frozen=True, slots=True)

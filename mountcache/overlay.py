@@ -25,6 +25,7 @@ from mountcache.abc import (
 from mountcache.errors import (
     ChangedWhileReadingError,
     IndexUnreadableError,
+    IntegrityError,
     StoreUnavailableError,
 )
 from mountcache.jsonform import content_version, parse, spelling
@@ -215,7 +216,17 @@ class Overlay:
             raise ChangedWhileReadingError(
                 f"{full!r} was replaced upstream before its data was read; read it again"
             )
-        return self._filled(row.key, value, options, entry)
+        try:
+            return self._filled(row.key, value, options, entry)
+        except IntegrityError as error:
+            # What the index promised is in doubt: it may be the one that is out of date.
+            self.refresh_index(options)
+            now = self._catalog.row(row.key).entry
+            if now is None or now.entry != entry.entry:
+                raise ChangedWhileReadingError(
+                    f"{full!r} was replaced upstream; read it again"
+                ) from error
+            raise
 
     def refresh_index(self, options: Options) -> bool:
         """Read the index anew if it is due; return True if it couldn't be."""
@@ -346,13 +357,12 @@ class Overlay:
         """Return a stream of upstream's data, which is kept on its way through."""
         promise = promise_of(None if entry is None else entry.entry)
         facts = facts_of(value)
+        stream = fetch.fill(self._mount, key, value, promise, keep=options.fill, anew=anew)
         if entry is not None and self._versioned and facts.version is not None:
             # Whoever reads the data has seen more than the entry.
             seen = Seen(facts.version, facts.sha256, entry.meta, entry.entry)
             self._catalog.hand_out(key, seen)
-        if not options.fill:
-            return value.data
-        return fetch.fill(self._mount, key, value, promise, anew=anew)
+        return stream
 
     def _range(
         self,

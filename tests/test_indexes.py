@@ -15,7 +15,12 @@ import pytest
 from mountcache import sync
 from mountcache.abc import IndexReading
 from mountcache.backing.static import StaticURLStore
-from mountcache.errors import IndexUnreadableError
+from mountcache.errors import (
+    ChangedWhileReadingError,
+    ConflictError,
+    IndexUnreadableError,
+    IntegrityError,
+)
 from mountcache.local.disk import DiskCacheStore
 from mountcache.local.memory import MemoryStore
 from mountcache.mounted import MountedStore
@@ -79,6 +84,8 @@ def test_what_was_pushed_stays_though_the_index_lags(
         assert (store.to_bytes("a"), store.get_metadata("a")) == (b"mine", {"n": 2})
         assert (store.to_bytes("new"), store.get_metadata("new")) == (b"new", {"n": 3})
         assert sorted(store.query_keys()) == ["a", "b", "new"]
+    store.drop("a")
+    assert (store.to_bytes("a"), store.get_metadata("a")) == (b"mine", {"n": 2})
     lagging.frozen = None
     store.update_index()
     assert store.get_metadata("a") == {"n": 2}
@@ -214,8 +221,6 @@ def test_key_that_vanishes_is_hidden_and_its_copy_is_good_when_it_returns(
 
 
 def test_bytes_other_than_the_index_promised_are_refused(site: Site, tmp_path: Path) -> None:
-    from mountcache.errors import IntegrityError
-
     promised = site.put("a", b"what was promised")
     site.put("a", b"what is there now")
     site.index({"a": promised})
@@ -225,6 +230,58 @@ def test_bytes_other_than_the_index_promised_are_refused(site: Site, tmp_path: P
         assert store.stats()["cached_keys"] == 0
         site.put("a", b"what was promised")
         assert store.to_bytes("a") == b"what was promised"
+
+
+def test_what_was_published_since_the_last_poll_is_read_at_once(site: Site, tmp_path: Path) -> None:
+    names = {"small": 1000, "large": 3_000_000}
+    site.index({name: site.put(name, b"old" * size) for name, size in names.items()})
+    backing = StaticURLStore(site.url, poll=3600)
+    with MountedStore("", DiskCacheStore(tmp_path / "here"), backing) as store:
+        assert sorted(store.query_keys()) == ["large", "small"]
+        site.index({name: site.put(name, b"new" * size) for name, size in names.items()})
+        assert store.to_bytes("small") == b"new" * 1000
+        site.index({name: site.put(name, b"now" * size) for name, size in names.items()})
+        with pytest.raises(IntegrityError, match="read it again"):
+            store.to_bytes("large")
+        assert store.to_bytes("large") == b"now" * 3_000_000
+        assert store.stats()["cached_keys"] == 2
+
+
+def test_version_is_never_shown_with_the_metadata_of_another(tmp_path: Path) -> None:
+    with MemoryStore() as repository, Origin(repository) as origin:
+        repository.set("a", StringValue(b"same", {"n": 1}))
+        repository.set("b", StringValue(b"x" * 3_000_000, {"n": 1}))
+        backing = StaticURLStore(origin.url, poll=3600)
+        with MountedStore("", DiskCacheStore(tmp_path / "here"), backing) as store:
+            for key in ("a", "b"):
+                value = store.get(key)
+                repository.update_metadata(key, {"theirs": True})
+                with pytest.raises(ChangedWhileReadingError, match="read it again"):
+                    value.data.read()
+                # Nobody here has seen what they wrote.
+                store.set(key, StringValue(b"mine", {"n": 1}))
+                with pytest.raises(ConflictError):
+                    store.push(key)
+                store.revert(key)
+                part = store.get_data_range(key, 0, 2).read()
+                assert part == repository.to_bytes(key)[:2]
+                assert store.get_metadata(key) == {"n": 1, "theirs": True}
+
+
+@pytest.mark.parametrize("fill", [True, False], ids=["kept", "passing"])
+def test_data_read_at_once_comes_with_the_metadata_of_its_version(
+    tmp_path: Path, fill: bool
+) -> None:
+    with MemoryStore() as repository, Origin(repository) as origin:
+        repository.set("a", StringValue(b"same", {"n": 1}))
+        backing = StaticURLStore(origin.url, poll=3600)
+        with MountedStore("", DiskCacheStore(tmp_path / "here"), backing) as whole:
+            store = whole.with_options(fill=fill)
+            assert store.get_metadata("a") == {"n": 1}
+            repository.update_metadata("a", {"theirs": True})
+            assert store.to_bytes("a") == b"same"
+            assert store.get_metadata("a") == {"n": 1, "theirs": True}
+            assert store.stats()["cached_keys"] == int(fill)
 
 
 # -- a transaction that is taken back ---------------------------------------------------------

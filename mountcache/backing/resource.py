@@ -76,7 +76,7 @@ class Data:
 
     def facts(self, key: str, headers: Mapping[str, str]) -> Facts:
         """Return what an answer says of the data."""
-        facts = facts_from(headers, now=self.clock())
+        facts = replace(facts_from(headers, now=self.clock()), names_metadata=is_ours(headers))
         expected = mimetypes.guess_type(key)[0]
         if facts.mimetype == "text/html" and expected not in (None, "text/html"):
             # A log-in page, or a friendly word that something is missing.

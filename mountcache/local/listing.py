@@ -18,7 +18,7 @@ from mountcache.errors import IndexUnreadableError
 from mountcache.local.catalog import PAGE, Catalog, get_state, set_state
 from mountcache.local.rows import VISIBLE, norm_of
 
-__all__ = ["Change", "load", "note_index_checked"]
+__all__ = ["Change", "load", "note_index_checked", "note_index_outdated"]
 
 _logger = logging.getLogger("mountcache")
 
@@ -43,6 +43,12 @@ def note_index_checked(catalog: Catalog) -> None:
     """Note that upstream confirmed the index just now."""
     with catalog.content.write() as con:
         set_state(con, "index_checked", catalog.clock())
+
+
+def note_index_outdated(catalog: Catalog) -> None:
+    """Note that upstream showed something else than its index: the next read asks for it again."""
+    with catalog.content.write() as con:
+        set_state(con, "index_checked", None)
 
 
 def load(

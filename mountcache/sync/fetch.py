@@ -35,6 +35,7 @@ def fill(
     promise: Promise,
     *,
     asked: bool = True,
+    keep: bool = True,
     anew: bool = False,
 ) -> io.BufferedIOBase:
     """Return a stream of upstream's data, kept here once it is verified.
@@ -51,6 +52,8 @@ def fill(
         What the index says that the bytes are.
     asked
         Whether somebody asked for this value itself.
+    keep
+        Whether it is to be kept at all.
     anew
         Whether to begin again if upstream has replaced it meanwhile.
 
@@ -64,7 +67,7 @@ def fill(
     source = Source(mount, key, value, promise)
     for left in reversed(range(_TRIES if anew else 1)):
         try:
-            return _opened(source, asked=asked)
+            return _opened(source, asked=asked, keep=keep)
         except ChangedWhileReadingError:
             if not left:
                 raise
@@ -72,9 +75,12 @@ def fill(
     raise AssertionError("unreachable")
 
 
-def _opened(source: Source, *, asked: bool) -> io.BufferedIOBase:
+def _opened(source: Source, *, asked: bool, keep: bool) -> io.BufferedIOBase:
     try:
-        return buffered(Reader(_body(source, asked=asked)))
+        source.check_index()
+        if not keep:
+            source.begin()
+        return buffered(Reader(_body(source, asked=asked) if keep else Passing(source)))
     except BaseException:
         source.let_go()
         raise
@@ -101,6 +107,7 @@ def open_range(
     """
     entry = mount.catalog.row(key).entry
     source = Source(mount, key, value, promise_of(None if entry is None else entry.entry))
+    source.check_index()
     size = source.size
     body: Body | None = None
     if source.facts.storable and size is not None:
@@ -209,6 +216,7 @@ def whole(source: Source) -> tuple[bytes, Clean | None]:
     """
     size = source.size
     assert size is not None
+    source.check_index()
     view = memoryview(bytearray(size))
     feed = source.feed(0)
     try:

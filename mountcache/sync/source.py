@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -17,9 +18,13 @@ from mountcache.errors import (
     ChangedWhileReadingError,
     IntegrityError,
     InvalidValueError,
+    ReadOnlyStoreError,
+    StoreBusyError,
+    StoreFullError,
     StoreUnavailableError,
 )
-from mountcache.jsonform import spelling
+from mountcache.jsonform import normal_form, parse, spelling
+from mountcache.local import listing
 from mountcache.local.partial import BLOCK, Partial
 from mountcache.local.records import Seen
 from mountcache.sync.mount import Mount
@@ -28,6 +33,8 @@ from mountcache.sync.promise import Promise
 __all__ = ["Digests", "Feed", "Source", "begin", "verify"]
 
 _PIECE: Final = 262144
+
+_logger = logging.getLogger("mountcache")
 
 
 def begin(backing: Any, key: str) -> Value:
@@ -90,6 +97,35 @@ class Source:
         if self.promise.entry is not None:
             return self.promise.entry
         return spelling(self._value.metadata)
+
+    def check_index(self) -> None:
+        """Make sure that the index isn't behind what upstream shows.
+
+        A version that names the metadata too, kept with those of an older entry, would let an
+        edit overwrite what nobody here has seen.
+
+        Raises
+        ------
+        ChangedWhileReadingError
+            If it is; the next read asks for the index again.
+        """
+        entry = self.promise.entry
+        if entry is None or not self.facts.names_metadata:
+            return
+        if normal_form(self._value.metadata) != normal_form(parse(entry)):
+            self.let_go()
+            self.doubt_index()
+            raise ChangedWhileReadingError(
+                f"{self.name!r} has other metadata upstream than the index says; read it again"
+            )
+
+    def doubt_index(self) -> None:
+        """Let the next read ask for the index again, if there is one."""
+        if self.promise.entry is not None:
+            try:
+                listing.note_index_outdated(self.mount.catalog)
+            except (StoreBusyError, StoreFullError, ReadOnlyStoreError) as error:
+                _logger.info("the index stays in force for now: %s", error)
 
     def hand_out(self, sha256: str) -> None:
         """Note that a reader has seen the bytes: the base of a later edit."""
@@ -409,7 +445,8 @@ def verify(source: Source, size: int, sha256: str | None, md5: str | None) -> No
         ("md5", facts.md5, md5),
     ):
         if wanted is not None and found is not None and wanted != found:
+            source.doubt_index()
             raise IntegrityError(
                 f"{source.name!r} has {what} {found}, but {wanted} was promised; nothing of it "
-                "was kept: ask the owner of upstream to mend it"
+                "was kept: read it again; if that is no help, ask the owner of upstream to mend it"
             )
