@@ -553,9 +553,15 @@ class _Borrowed(Snapshot):
         self._options = options
 
     def _borrow(self) -> io.BufferedIOBase:
-        value, moved = self._overlay.base_value(self._row, self._options)
-        self._stale = self._stale or moved
-        return value.data
+        try:
+            value, moved = self._overlay.base_value(self._row, self._options)
+            self._stale = self._stale or moved
+            return value.data
+        except KeyError:
+            raise StoreUnavailableError(
+                f"the data of {self._key!r} was deleted upstream, where your edit of its metadata "
+                "had left it; set it whole, or revert the edit"
+            ) from None
 
     @property
     def stale(self) -> bool:

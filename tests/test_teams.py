@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from mountcache import sync
 from mountcache.abc import ABSENT
 from mountcache.backing.dynamic import DynamicURLStore
 from mountcache.backing.static import StaticURLStore
-from mountcache.errors import ConflictError
+from mountcache.errors import ConflictError, StoreUnavailableError
 from mountcache.local.disk import DiskCacheStore
 from mountcache.local.memory import MemoryStore
 from mountcache.mounted import MountedStore
@@ -140,6 +141,23 @@ def test_metadata_against_data_of_another(person: Person, repository: MemoryStor
     assert result.outcome == "pushed"
     assert repository.to_bytes("report.txt") == b"rewritten"
     assert repository.get_metadata("report.txt") == {"by": "nobody", "reviewed": True}
+
+
+def test_metadata_over_data_that_another_deleted(person: Person, repository: MemoryStore) -> None:
+    ada = person("ada")
+    assert ada.get_metadata("report.txt") == {"by": "nobody"}
+    ada.update_metadata("report.txt", {"by": "ada"})
+    repository.delete("report.txt")
+    assert ada.get_metadata("report.txt") == {"by": "ada"}
+    with pytest.raises(StoreUnavailableError, match=r"deleted upstream.*set it whole, or revert"):
+        ada.get_data("report.txt")
+    with pytest.raises(ConflictError):
+        ada.push("report.txt")
+    ada.set_data("report.txt", io.BytesIO(b"second draft"))
+    assert [edit.kind for edit in ada.mount.catalog.edits()] == ["put"]
+    assert sync.push(ada, on_conflict="ours").ok
+    assert repository.to_bytes("report.txt") == b"second draft"
+    assert repository.get_metadata("report.txt") == {"by": "ada"}
 
 
 def test_keep_both(person: Person, repository: MemoryStore) -> None:
