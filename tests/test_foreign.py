@@ -59,6 +59,17 @@ def test_what_others_changed_is_kept(store: MountedStore, foreign: ForeignServer
     assert store.to_bytes("a") == b"mine"
 
 
+def test_what_is_prefetched_is_here_without_the_server(
+    store: MountedStore, foreign: ForeignServer
+) -> None:
+    foreign.put("b", b"second", {"n": 2})
+    report = sync.prefetch(store)
+    assert (report.fetched, report.failed) == (2, {})
+    quiet = store.with_options(offline="always")
+    assert (quiet.to_bytes("a"), quiet.get_metadata("a")) == (b"first", {"n": 1})
+    assert (quiet.to_bytes("b"), quiet.get_metadata("b")) == (b"second", {"n": 2})
+
+
 def test_new_keys_are_created(store: MountedStore, foreign: ForeignServer) -> None:
     store.set("new", StringValue(b"new", {"n": 3}))
     assert store.push("new").outcome == "pushed"

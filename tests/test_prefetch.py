@@ -57,7 +57,6 @@ def backing(origin: Origin) -> Counting:
 @pytest.fixture
 def store(backing: Counting, tmp_path: Path) -> Iterator[MountedStore]:
     with MountedStore("", DiskCacheStore(tmp_path / "here", min_free=0), backing) as mounted:
-        mounted.update_index()
         yield mounted
 
 
@@ -144,3 +143,12 @@ def test_inside_a_transaction_it_is_refused(store: MountedStore) -> None:
 def test_at_least_one_worker(store: MountedStore) -> None:
     with pytest.raises(ValueError, match="at least 1 worker"):
         sync.prefetch(store, workers=0)
+
+
+def test_patterns_are_those_of_whole_keys(backing: Counting, tmp_path: Path) -> None:
+    with MountedStore("runs/", DiskCacheStore(tmp_path / "part", min_free=0), backing) as store:
+        assert sync.prefetch(store, "0*").fetched == 0
+        assert sync.prefetch(store, "*/0*").fetched == 10
+        assert sync.prefetch(store, "runs/1*").fetched == 10
+        assert sync.prefetch(store).fetched == 20
+        assert "large" not in backing.begun

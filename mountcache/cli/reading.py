@@ -159,7 +159,6 @@ def prefetch(ctx: click.Context, pattern: str, workers: int, as_json: bool) -> N
     from mountcache.sync import prefetch as fetch_all
 
     with opened() as store, progress("prefetch") as step:
-        store.update_index()
         report = fetch_all(store, pattern, workers=workers, progress=step)
     if as_json:
         show(

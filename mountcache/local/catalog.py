@@ -217,31 +217,6 @@ class Catalog:
                 return
             parameters["after"], comparison = found[-1][0], ">"
 
-    def listed(self, pattern: str = "*") -> Iterator[Row]:
-        """Iterate by key over the rows of the keys that upstream is known to hold."""
-        for page in self._upstream_pages(pattern):
-            for key in page:
-                yield self.row(key)
-
-    def _upstream_pages(self, pattern: str) -> Iterator[list[str]]:
-        low = literal_prefix(pattern)
-        matches = re.compile(fnmatch.translate(pattern)).match
-        after, comparison = low, ">="
-        while True:
-            found = (
-                self.content.connection()
-                .execute(
-                    f"SELECT u.key FROM upstream u WHERE {_VISIBLE_NOW} AND u.present AND "
-                    f"u.key {comparison} ? AND (? IS NULL OR u.key < ?) ORDER BY u.key LIMIT ?",
-                    (after, _past(low), _past(low), PAGE),
-                )
-                .fetchall()
-            )
-            yield [key for (key,) in found if matches(key)]
-            if len(found) < PAGE:
-                return
-            after, comparison = found[-1][0], ">"
-
     def count_upstream(self) -> int:
         """Return how many keys upstream is known to hold."""
         con = self.content.connection()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,3 +51,9 @@ class Mounted(Protocol):
     @property
     def mount(self) -> Mount:
         """The two ends."""
+
+    def with_options(self, *, max_age: float | None = None) -> Mounted:
+        """Return a view of the store with other settings."""
+
+    def glob(self, pattern: str) -> Iterator[str]:
+        """Iterate over the keys that match a shell pattern."""

@@ -68,7 +68,7 @@ def prefetch(
     store
         A mounted store.
     pattern
-        A shell pattern of keys; ``*`` crosses "/".
+        A shell pattern of keys; ``*`` crosses "/". Upstream is asked which there are.
     workers
         How many values are on their way at once.
     progress
@@ -79,15 +79,21 @@ def prefetch(
     StoreFullError
         Beforehand, if it can't fit.
     StoreUnavailableError
-        If upstream is out of reach for every key.
+        If upstream is out of reach for every key, or nobody knows which keys there are.
+    IndexUnreadableError
+        If upstream can't be listed.
     """
     mount = store.mount
     mount.staging.refuse_in_transaction("prefetch")
     if workers < 1:
         raise ValueError(f"a prefetch has at least 1 worker, not {workers}")
-    rows = [
-        row for row in mount.catalog.listed(pattern.removeprefix(mount.prefix)) if row.edit is None
+    skip = len(mount.prefix)
+    keys = [
+        key[skip:]
+        for key in store.with_options(max_age=0.0).glob(pattern)
+        if key.startswith(mount.prefix) and len(key) > skip
     ]
+    rows = [row for row in map(mount.catalog.row, keys) if row.edit is None]
     missing = [row for row in rows if not _is_here(row)]
     _refuse_what_cant_fit(mount, missing)
     failed: dict[str, str] = {}
