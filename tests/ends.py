@@ -31,7 +31,8 @@ class OnDisk:
     """Gives ``disk``: an empty store on disk, not connected."""
 
     @pytest.fixture(scope="class")
-    def empty(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def empty(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         """A directory of a store that holds nothing; to make one durably takes a while."""
         directory = tmp_path_factory.mktemp("empty") / "store"
         with DiskCacheStore(directory):

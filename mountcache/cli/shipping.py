@@ -44,7 +44,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
 
     with opened() as store:
         found = staged(store)
-    conflicts = [edit for edit in found.edits if _is_conflict(edit)]
+    conflicts = [edit for edit in found.edits if edit.in_conflict]
     if as_json:
         show(
             {
@@ -67,10 +67,6 @@ def _letter(edit: StagedEdit) -> str:
     if edit.state == "modified":
         return "m" if edit.what == "metadata" else "M"
     return edit.state[0].upper()
-
-
-def _is_conflict(edit: StagedEdit) -> bool:
-    return (edit.error or "").startswith("conflict")
 
 
 def _tell(edit: StagedEdit) -> None:
@@ -99,6 +95,7 @@ def _document(edit: StagedEdit) -> dict[str, Any]:
         "notes": edit.notes,
         "in_flight": edit.in_flight,
         "tries": edit.tries,
+        "in_conflict": edit.in_conflict,
         "error": edit.error,
     }
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mountcache.local.content import Spool
 
 __all__ = [
+    "CONFLICT",
     "BaseKind",
     "BaseOf",
     "Clean",
@@ -63,6 +64,10 @@ class BaseOf:
 NO_BASE = BaseOf("none")
 UNKNOWN_BASE = BaseOf("unknown")
 ABSENT_BASE = BaseOf("absent")
+
+
+CONFLICT = "conflict: "
+"""What the error of an edit begins with if its push found upstream changed by somebody else."""
 
 
 class Seen(NamedTuple):
@@ -201,6 +206,12 @@ class StagedEdit:
     in_flight: bool = False
     tries: int = 0
     error: str | None = None
+    """Why its last push failed."""
+
+    @property
+    def in_conflict(self) -> bool:
+        """Whether its last push found upstream changed by somebody else."""
+        return self.error is not None and self.error.startswith(CONFLICT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mountcache.errors import ConfigurationError
 from mountcache.jsonform import normal_form, parse
-from mountcache.local.records import ABSENT_BASE, BaseOf, Edit
+from mountcache.local.records import ABSENT_BASE, CONFLICT, BaseOf, Edit
 from mountcache.sync.judge import Theirs, merge_metadata
 from mountcache.sync.mount import Mount
 from mountcache.sync.report import POLICIES, Conflict, Policy, PushResult, Side
@@ -81,7 +81,7 @@ def _fail(mount: Mount, conflict: Conflict, edit: Edit) -> Resolution:
     if edit.base.kind in ("absent", "unknown", "none") and conflict.mine.present:
         what = "upstream has a value that this edit wasn't made from"
     message = (
-        f"conflict: {what}; nothing was overwritten and the edit stays staged. "
+        f"{CONFLICT}{what}; nothing was overwritten and the edit stays staged. "
         f"{conflict.upstream.label} against {conflict.mine.label}: push it with a policy "
         "(ours, theirs, keep-both, merge-metadata), or revert it"
     )
