@@ -206,6 +206,17 @@ def test_store_that_was_killed_opens_as_ever(store: Path) -> None:
         assert again.catalog.content.lock("push").acquire(0)
 
 
+def test_limit_that_is_asked_for_replaces_the_one_before(tmp_path: Path) -> None:
+    with DiskCacheStore(tmp_path / "store", min_free=0) as store:
+        first = store.catalog.available()
+        assert first is not None
+        assert 5_000_000 < first <= 10 * 2**30
+    with DiskCacheStore(tmp_path / "store", size_limit=5_000_000, min_free=0) as store:
+        assert store.catalog.available() == 5_000_000
+    with DiskCacheStore(tmp_path / "store", min_free=0) as store:
+        assert store.catalog.available() == 5_000_000
+
+
 def test_store_can_be_pickled_to_another_process(store: Path) -> None:
     first = DiskCacheStore(store, size_limit=5, min_free=7, durability="normal")
     first.connect()

@@ -90,7 +90,8 @@ class Catalog:
     content
         Where the bytes are, and the database.
     size_limit
-        Bytes that clean copies and incomplete downloads may take; None: no limit.
+        Bytes that clean copies and incomplete downloads may take; None: as before, or what
+        suits a new store.
     min_free
         Bytes of the disk that copies leave free.
     clock
@@ -111,10 +112,20 @@ class Catalog:
         self._handed: dict[str, Seen] = {}
         self._uses: set[str] = set()
         self._uses_written = 0.0
-        self._create(size_limit)
-        self._size_limit: int | None = self.state("size_limit")
+        self._create()
+        self._size_limit = self._limit_in_force(size_limit)
 
-    def _create(self, size_limit: int | None) -> None:
+    def _limit_in_force(self, asked: int | None) -> int | None:
+        """Return the limit of the store; one that is asked for replaces it."""
+        found: int | None = self.state("size_limit")
+        if asked is None:
+            return found
+        if asked != found and not self.content.readonly:
+            with self.content.write() as con:
+                set_state(con, "size_limit", asked)
+        return asked
+
+    def _create(self) -> None:
         found = self.content.connection().execute("PRAGMA user_version").fetchone()[0]
         if found == schema.FORMAT:
             return
@@ -126,7 +137,7 @@ class Catalog:
         with self.content.write() as con:
             if not con.execute("PRAGMA user_version").fetchone()[0]:
                 schema.create(con)
-                set_state(con, "size_limit", size_limit)
+                set_state(con, "size_limit", self.content.default_limit())
 
     def close(self) -> None:
         """Write what is only in memory, and close the database."""

@@ -315,6 +315,9 @@ class Content(Protocol):
     def free_bytes(self) -> int:
         """Return how many bytes could be added."""
 
+    def default_limit(self) -> int | None:
+        """Return how many bytes the copies in a new store may take; None: no limit."""
+
     def close(self) -> None:
         """Close the database, for all threads."""
 

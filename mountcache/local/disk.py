@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -27,8 +26,9 @@ class DiskCacheStore(LocalStore):
     directory
         Made if it isn't there; ``~`` is the user's home. It must be on a local disk.
     size_limit
-        Bytes that clean copies under a mount may take, fixed when the directory is made; None:
-        a tenth of what is free on the disk then, at most 10 GiB.
+        Bytes that clean copies under a mount may take, from now on and for all who open the
+        directory; None: as before. A new directory takes a tenth of what is free on the disk,
+        at most 10 GiB.
     min_free
         Bytes of the disk that clean copies leave free.
     durability
@@ -49,23 +49,18 @@ class DiskCacheStore(LocalStore):
     ) -> None:
         self.directory = Path(os.path.abspath(os.path.expanduser(directory)))
         self.durability: Durability = durability
-        self._given_limit = size_limit
         super().__init__(
             self._open_disk, size_limit=size_limit, min_free=min_free, event_manager=event_manager
         )
 
     def _open_disk(self) -> Content:
-        content = DiskContent(self.directory, durability=self.durability)
-        if self._size_limit is None:
-            # Counts only where the catalog is about to be made.
-            self._size_limit = min(shutil.disk_usage(self.directory).free // 10, 10 * _GIB)
-        return content
+        return DiskContent(self.directory, durability=self.durability)
 
     def __reduce__(self) -> tuple[object, ...]:
         # Another process opens the directory for itself; listeners stay here.
         make = partial(
             DiskCacheStore,
-            size_limit=self._given_limit,
+            size_limit=self._size_limit,
             min_free=self._min_free,
             durability=self.durability,
         )

@@ -50,6 +50,7 @@ INSERT INTO Cache (key, raw, store_time, access_time, size, mode, filename, valu
 VALUES (?, 1, ?, ?, ?, ?, ?, ?)
 """
 
+_DEFAULT_LIMIT = 10 * 2**30
 _ROOMS = [f"{number:02x}" for number in range(256)]
 
 
@@ -348,6 +349,9 @@ class DiskContent(DatabaseContent):
     def free_bytes(self) -> int:
         found = os.statvfs(self.directory)
         return found.f_bavail * found.f_frsize
+
+    def default_limit(self) -> int:
+        return min(self.free_bytes() // 10, _DEFAULT_LIMIT)
 
     # -- other processes -----------------------------------------------------------------
 

@@ -101,6 +101,9 @@ class MemoryContent(DatabaseContent):
     def free_bytes(self) -> int:
         return 2**62
 
+    def default_limit(self) -> None:
+        return None
+
     def lock(self, name: str) -> MemoryLock:
         return self._locks.setdefault(name, MemoryLock())
 

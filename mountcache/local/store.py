@@ -58,7 +58,8 @@ class LocalStore(AbstractStore):
     open_content
         Opens the place of the bytes, at the first use of the store.
     size_limit
-        Bytes that clean copies may take under a mount; None: no limit.
+        Bytes that clean copies may take under a mount; None: as before, or what suits a new
+        store.
     min_free
         Bytes of the disk that clean copies leave free.
     event_manager
