@@ -1,0 +1,226 @@
+"""What a store can do besides, and the records that tell of it.
+
+Each is asked by Protocol, never by class: ``isinstance(store, SupportsRanges)``.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from mountcache.abc import Value
+
+__all__ = [
+    "ABSENT",
+    "Absent",
+    "Base",
+    "Facts",
+    "Grade",
+    "IndexReading",
+    "Metadata",
+    "NotModified",
+    "Pushed",
+    "Source",
+    "SupportsConditionalWrite",
+    "SupportsIdentity",
+    "SupportsIndex",
+    "SupportsLock",
+    "SupportsRanges",
+    "SupportsRevalidation",
+    "SupportsVersions",
+    "SupportsWrite",
+]
+
+Source = Literal["staged", "cached", "upstream"]
+Grade = Literal["A", "B", "C", "D"]
+Metadata = dict[str, Any]
+
+
+class Absent(Enum):
+    """The type of `ABSENT`."""
+
+    ABSENT = "absent"
+
+    def __repr__(self) -> str:
+        return "ABSENT"
+
+
+ABSENT: Final = Absent.ABSENT
+"""The version of a key that isn't there: ``store.set(key, value, base=ABSENT)`` only creates."""
+
+Base = str | Absent | None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What an upstream said of a value besides its bytes and metadata."""
+
+    version: str | None = None
+    """Names these bytes and this metadata beyond doubt; None if upstream gave no such name."""
+    validators: str | None = None
+    """What `SupportsRevalidation.revalidate` wants back; opaque to all but the store."""
+    size: int | None = None
+    """Length of the data in bytes, if promised."""
+    sha256: str | None = None
+    """Digest of the data, 64 hex digits, if promised."""
+    md5: str | None = None
+    """Digest of the data, 32 hex digits, if promised."""
+    lifetime: float | None = None
+    """Seconds from now for which a copy may be used without asking; None: nothing was said."""
+    storable: bool = True
+    """False if upstream forbids keeping a copy (no-store, Vary: *)."""
+    modified: float | None = None
+    """When upstream changed it last, in seconds since 1970."""
+    mimetype: str = "application/octet-stream"
+    names_metadata: bool = False
+    """`version` names the metadata too, which are the value's own, whatever an index says."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotModified:
+    """The copy that the validators came from still holds."""
+
+    facts: Facts
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """The answer to a write that was applied."""
+
+    version: str | None
+    """The version that the write made, if the answer told; None after a delete."""
+    enforced: bool
+    """Upstream is known to have compared the base and written as one step."""
+    validators: str = ""
+    """What `SupportsRevalidation.revalidate` wants for that version, if the answer told."""
+    replayed: bool = False
+    """Upstream had applied this operation id before, and gave the same answer again."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexReading:
+    """An index on its way in. Use up `entries`, or close it."""
+
+    entries: Iterator[tuple[str, str, str | None, int | None, str | None]]
+    """(key, metadata as JSON text, version, size, sha256); the last three None where the index
+    doesn't say. Raises IndexUnreadableError where it breaks."""
+    validators: str | None
+    """What to give to the next `read_index`."""
+    close: Callable[[], None]
+
+
+@runtime_checkable
+class SupportsIdentity(Protocol):
+    """A store that is the same one in another process or on another day."""
+
+    @property
+    def identity(self) -> str:
+        """What names it, such as its normalised URL without credentials."""
+
+
+@runtime_checkable
+class SupportsVersions(Protocol):
+    """A store whose values have a `version`."""
+
+    def version_of(self, key: str) -> Base:
+        """Return the version upstream shows now, `ABSENT`, or None if it names none."""
+
+
+@runtime_checkable
+class SupportsRevalidation(Protocol):
+    """A store that can be asked whether a copy still holds."""
+
+    def revalidate(self, key: str, validators: str) -> NotModified | Value:
+        """Return NotModified, or the value that is there now; KeyError if it is gone."""
+
+
+@runtime_checkable
+class SupportsRanges(Protocol):
+    """A store that gives a part of a value."""
+
+    def open_range(self, key: str, start: int, version: str) -> io.BufferedIOBase:
+        """Return a stream of `version` of `key` from byte `start` on.
+
+        Raises
+        ------
+        ChangedWhileReadingError
+            If upstream has another version by now, or can't give parts.
+        """
+
+
+@runtime_checkable
+class SupportsConditionalWrite(Protocol):
+    """A store that replaces only what the author of a change had seen.
+
+    Each method takes the version to be replaced (`ABSENT`: create only; None: whatever is
+    there, which enforces nothing) and an operation id, which makes a repeat harmless where
+    the store remembers it. A base that isn't there is a ConflictError and changes nothing.
+    """
+
+    def enforces(self) -> bool:
+        """True if the store compares and writes as one step, for any other writer."""
+
+    def set_if(
+        self, key: str, value: Value, base: Base, op_id: str, *, parts: frozenset[str] = ...
+    ) -> Pushed:
+        """Write data and metadata.
+
+        `parts` is a subset of ``{"data", "metadata"}``: what is still to be sent where the
+        two are two resources.
+        """
+
+    def set_metadata_if(
+        self, key: str, metadata: Mapping[str, Any], base: Base, op_id: str
+    ) -> Pushed:
+        """Write the metadata alone; the data stays whatever it is."""
+
+    def delete_if(self, key: str, base: Base, op_id: str) -> Pushed:
+        """Delete the key. KeyError if it isn't there."""
+
+
+@runtime_checkable
+class SupportsWrite(Protocol):
+    """A store that can be written, whoever wrote it."""
+
+    def set(self, key: str, value: Any, buffer_size: int = ...) -> None:
+        """Store data and metadata under `key`."""
+
+    def set_metadata(self, key: str, metadata: Any) -> None:
+        """Replace the metadata of `key`."""
+
+    def delete(self, key: str) -> None:
+        """Delete `key`."""
+
+
+@runtime_checkable
+class SupportsIndex(Protocol):
+    """A store that can list all it holds in one request."""
+
+    @property
+    def poll(self) -> float | None:
+        """Seconds for which an index counts as current; 0: until it is asked for again.
+
+        None if the index is a listing made for the asker, and ages as a value does.
+        """
+
+    def read_index(self, validators: str | None = None) -> IndexReading | None:
+        """Return the index, or None if `validators` still hold.
+
+        Raises
+        ------
+        IndexUnreadableError
+            If there is none, or what is there isn't one.
+        """
+
+
+@runtime_checkable
+class SupportsLock(Protocol):
+    """A store whose keys can be locked against other writers (grade B)."""
+
+    def lock(self, key: str) -> AbstractContextManager[object]:
+        """Hold a lock on `key` for the length of the block."""
