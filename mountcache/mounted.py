@@ -123,6 +123,11 @@ class MountedStore(AbstractStore):
         self._stop_polling = threading.Event()
         self._poller: threading.Thread | None = None
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Another process opens both ends for itself; listeners stay here.
+        ends = (self.mount_point, self.mount_store, self.backing_store)
+        return _again, (ends, self._author, self._clock, self._options)
+
     # -- the two ends --------------------------------------------------------------------
 
     @property
@@ -726,3 +731,12 @@ class MountedStore(AbstractStore):
 def _is_upstream(row: Row) -> bool:
     """Whether a key's bytes are upstream's, and not staged here."""
     return merged_meta(row) is not None and (row.edit is None or row.edit.kind != "put")
+
+
+def _again(
+    ends: tuple[Any, ...], author: str, clock: Callable[[], float], options: Options
+) -> MountedStore:
+    """Return a store like one of another process."""
+    store = MountedStore(*ends, author=author, clock=clock)
+    store._options = options
+    return store

@@ -9,9 +9,9 @@ import netrc
 import os
 import shlex
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from requests import Session
@@ -22,7 +22,9 @@ from mountcache.errors import ConfigurationError
 if TYPE_CHECKING:
     from requests import PreparedRequest
 
-__all__ = ["Bearer", "Login", "login_of", "may_change"]
+    from mountcache.abc import AbstractReadOnlyStore
+
+__all__ = ["Bearer", "Login", "login_of", "made_anew", "may_change"]
 
 _COMMAND_SECONDS: Final = 60.0
 
@@ -57,6 +59,24 @@ def may_change(credentials: object) -> bool:
     return isinstance(credentials, str) or (
         callable(credentials) and not isinstance(credentials, AuthBase)
     )
+
+
+def made_anew(
+    make: Callable[..., AbstractReadOnlyStore], settings: dict[str, Any], named: str | None
+) -> AbstractReadOnlyStore:
+    """Return a store like one of another process, which kept its secrets to itself.
+
+    Parameters
+    ----------
+    make, settings
+        The store's class, and what it is made with.
+    named
+        The credentials that only name where they are found; None if it had others, or none.
+    """
+    store = make(**settings)
+    if named is not None:
+        store.connect(named)
+    return store
 
 
 def login_of(credentials: object, url: str) -> Login:

@@ -27,6 +27,7 @@ from mountcache.abc import (
     select_from,
     unpack,
 )
+from mountcache.backing.credentials import made_anew
 from mountcache.backing.freshness import Validators, conditions, facts_of_304, validators_from
 from mountcache.backing.http import Answer, Transport
 from mountcache.backing.index import entries_of_lines
@@ -110,6 +111,11 @@ class DynamicURLStore(AbstractAuthorizingStore):
         base, self._user = check_url(base_url, "base_url")
         self._query_url, user = check_url(query_url, "query_url")
         self._user = self._user or user
+        self._settings = {
+            "base_url": base, "query_url": self._query_url, "url_format": url_format,
+            "url_format_no_part": url_format_no_part, "parts": parts and dict(parts),
+            "timeout": timeout, "deadline": deadline, "retries": retries,
+        }  # fmt: skip
         self._base = base.rstrip("/")
         self._formats = (url_format, url_format_no_part)
         self._parts = {**_PARTS, **(parts or {})}
@@ -128,7 +134,7 @@ class DynamicURLStore(AbstractAuthorizingStore):
         self._pairs = Pairs(self._data, lambda key: self._url(key, "metadata"), self._url)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("a DynamicURLStore isn't pickled: make it anew where it is needed")
+        return made_anew, (type(self), self._settings, self._transport.named)
 
     # -- where it is -----------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ class FileTransport:
     """Answers to requests, out of files. A version is a file's inode, time and size."""
 
     user_tag: str | None = None
+    named: str | None = None
 
     def open(self, credentials: object) -> None:
         """Do nothing: files need no login."""

@@ -208,6 +208,11 @@ class Transport:
             self._close_sessions()
         self._stopping.clear()
 
+    @property
+    def named(self) -> str | None:
+        """The credentials that are only named, such as "netrc"; None for all others."""
+        return self._credentials if isinstance(self._credentials, str) else None
+
     def close(self) -> None:
         """Close all connections, and end what waits for a repeat."""
         self._stopping.set()

@@ -19,6 +19,7 @@ from mountcache.abc import (
     Value,
     select_from,
 )
+from mountcache.backing.credentials import made_anew
 from mountcache.backing.files import FileTransport
 from mountcache.backing.freshness import Validators, conditions, facts_of_304, validators_from
 from mountcache.backing.http import Answer, Transport
@@ -97,6 +98,10 @@ class StaticURLStore(AbstractReadOnlyStore):
         if poll < 0:
             raise ConfigurationError(f"poll is 0 or more seconds, not {poll}")
         root, self._user = check_url(root_url, "root_url", schemes=_SCHEMES)
+        self._settings = {
+            "root_url": root, "data_path": data_path, "query_path": query_path, "poll": poll,
+            "timeout": timeout, "deadline": deadline, "retries": retries,
+        }  # fmt: skip
         self._root = root.rstrip("/") + "/"
         folder = data_path.strip("/")
         self._data_url = f"{self._root}{folder}/" if folder else self._root
@@ -123,7 +128,7 @@ class StaticURLStore(AbstractReadOnlyStore):
         self._stop = threading.Event()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("a StaticURLStore isn't pickled: make it anew where it is needed")
+        return made_anew, (type(self), self._settings, self._transport.named)
 
     # -- where it is -----------------------------------------------------------------------
 

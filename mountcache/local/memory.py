@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from itertools import count
 from pathlib import Path
+from typing import NoReturn
 
 from mountcache.events import EventManager
 from mountcache.local.connection import GuardedConnection
@@ -141,3 +142,6 @@ class MemoryStore(LocalStore):
     def __init__(self, event_manager: EventManager | None = None) -> None:
         self._content = MemoryContent()
         super().__init__(lambda: self._content, event_manager=event_manager)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a MemoryStore ends with its process and can't be pickled to another")
