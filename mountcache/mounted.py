@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from mountcache.abc import (
@@ -23,6 +24,7 @@ from mountcache.abc import (
     SupportsIdentity,
     Value,
     check_stream,
+    chunks,
     read_again,
     select_from,
     unpack,
@@ -51,6 +53,7 @@ from mountcache.keys import check_key
 from mountcache.local import binding
 from mountcache.local.catalog import literal_prefix, matcher
 from mountcache.local.decide import merged_meta
+from mountcache.local.lending import lent
 from mountcache.local.mirror import Mirror, mirrored
 from mountcache.local.records import Edit, Row, StagedEdit
 from mountcache.local.staging import Announce
@@ -713,6 +716,34 @@ class MountedStore(AbstractStore):
             raise ValueError(f"a key is opened with 'rb' or 'wb', not {mode!r}")
         self._mine(key)
         return Writer(self, key)
+
+    @contextmanager
+    def local_path(self, key: str) -> Iterator[Path]:
+        """Lend the data of a key as a file, for libraries that want a path.
+
+        Its name ends as the key does. It can't be written, is safe from eviction, and goes when
+        the block ends; what is open by then stays readable.
+
+        Raises
+        ------
+        KeyError
+            If there is no such key.
+        StoreUnavailableError
+            If it isn't here, and upstream is out of reach.
+        """
+        value = read_again(lambda: self._here(key))
+        with lent(self.mount.catalog.content, key, value) as path:
+            yield path
+
+    def _here(self, key: str) -> Value:
+        """Return the value of a key, its bytes fetched if they can be kept."""
+        value = self._value(key, data=True)
+        if value.source == "upstream":
+            with value.data as data:
+                for _ in chunks(data):
+                    pass
+            value = self._value(key, data=True)
+        return value
 
     def stats(self) -> dict[str, int]:
         """Return counts of keys and bytes, staged and cached."""

@@ -12,8 +12,9 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from mountcache.abc import (
@@ -36,6 +37,7 @@ from mountcache.keys import check_key
 from mountcache.local.catalog import PAGE, Catalog
 from mountcache.local.content import Content
 from mountcache.local.journal import Journal
+from mountcache.local.lending import lent
 from mountcache.local.records import Edit, StoredRecord
 from mountcache.local.staging import Announce, Staging
 from mountcache.local.value import Snapshot
@@ -82,6 +84,12 @@ class LocalStore(AbstractStore):
         self._catalog: Catalog | None = None
         self._staging: Staging | None = None
         self._journal: Journal | None = None
+
+    @contextmanager
+    def local_path(self, key: str) -> Iterator[Path]:
+        """Lend the data of a key as a read-only file, for libraries that want a path."""
+        with lent(self.catalog.content, key, self.get(key)) as path:
+            yield path
 
     # -- what a mount works with ---------------------------------------------------------
 

@@ -73,6 +73,12 @@ class Snapshot(Value):
         return io.BufferedReader(_FileView(stream))
 
     @property
+    def path(self) -> str | None:
+        """Where the file of the bytes is, or was; None if they are in memory, or not here."""
+        name: str | None = getattr(self._stream, "name", None)
+        return name
+
+    @property
     def metadata(self) -> dict[str, Any]:
         return parse(self._meta)
 
