@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     )
     from mountcache.backing.dynamic import DynamicURLStore
     from mountcache.backing.static import StaticURLStore
+    from mountcache.config import open  # noqa: A004
     from mountcache.errors import (
         AuthorizationError,
         ChangedWhileReadingError,
@@ -63,6 +64,7 @@ __all__ = [
     "UpstreamError",
     "Value",
     "__version__",
+    "open",
 ]
 
 _HOMES = {
@@ -75,6 +77,7 @@ _HOMES = {
     ),
     "mountcache.backing.dynamic": ("DynamicURLStore",),
     "mountcache.backing.static": ("StaticURLStore",),
+    "mountcache.config": ("open",),
     "mountcache.errors": (
         "AuthorizationError",
         "ChangedWhileReadingError",

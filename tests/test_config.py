@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mountcache.cli.config import find_file, read_settings, toml_text
+from mountcache.config import find_file, read_settings, toml_text
 from mountcache.errors import ConfigurationError
 
 URL = 'url = "http://127.0.0.1:1/"\n'

@@ -15,7 +15,7 @@ import click
 import pytest
 
 from mountcache.cli.app import app
-from mountcache.cli.config import Settings, read_settings
+from mountcache.config import Settings, read_mounts
 from mountcache.local.disk import DiskCacheStore
 from mountcache.local.schema import create
 from mountcache.serve import Origin
@@ -24,7 +24,7 @@ from tests.command import ROOT, Shell
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-_EVERYWHERE = ("config", "as_json")
+_EVERYWHERE = ("config", "mount", "as_json")
 """Options that most commands have; the text says so once."""
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -64,7 +64,7 @@ def test_toml_is_a_configuration(name: str, code: str, tmp_path: Path) -> None:
     tomllib.loads(code)
     path = tmp_path / "mountcache.toml"
     path.write_text(code)
-    read_settings(path, {})
+    read_mounts(path, {})
 
 
 def test_python_of_the_readme_runs(

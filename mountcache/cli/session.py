@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -34,22 +33,30 @@ __all__ = [
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 _CONFIG = "mountcache.config"
+_MOUNT = "mountcache.mount"
 
 
 def _remember(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
     if value is not None:
-        ctx.meta[_CONFIG] = Path(value)
+        ctx.meta[f"mountcache.{parameter.name}"] = value
 
 
 def config_option(function: _Decorated) -> _Decorated:
-    """Give a command ``--config FILE``."""
+    """Give a command ``--config FILE`` and ``--mount NAME``."""
+    mount = click.option(
+        "--mount",
+        metavar="NAME",
+        expose_value=False,
+        callback=_remember,
+        help="Which of several mounts in the file.",
+    )
     return click.option(
         "--config",
         metavar="FILE",
         expose_value=False,
         callback=_remember,
         help="Use this file, not the nearest mountcache.toml here or above.",
-    )(function)
+    )(mount(function))
 
 
 def json_option(function: _Decorated) -> _Decorated:
@@ -62,11 +69,10 @@ def json_option(function: _Decorated) -> _Decorated:
 @contextmanager
 def opened() -> Iterator[MountedStore]:
     """Open the store that mountcache.toml describes."""
-    from mountcache.cli.config import find_file, open_store, read_settings
+    from mountcache.config import find_file, open_store, read_settings
 
-    given = click.get_current_context().meta.get(_CONFIG)
-    path = given if given is not None else find_file(Path.cwd())
-    store = open_store(read_settings(path))
+    meta = click.get_current_context().meta
+    store = open_store(read_settings(find_file(meta.get(_CONFIG)), mount=meta.get(_MOUNT)))
     try:
         yield store
     finally:

@@ -12,9 +12,14 @@ from mountcache.cli.session import json_option, show, tell
 
 if TYPE_CHECKING:
     from mountcache.abc import AbstractReadOnlyStore
-    from mountcache.cli.config import Settings
+    from mountcache.config import Settings
 
 __all__ = ["init"]
+
+_HEAD = """\
+# What is mounted here. Other keys: max_age, offline, auth, size_limit,
+# durability, author, data_path, query_path.
+"""
 
 
 @click.command()
@@ -34,25 +39,31 @@ __all__ = ["init"]
 @click.option(
     "--dir", "directory", metavar="DIR", help="Where the local store is; .mountcache if not told."
 )
+@click.option(
+    "--name", metavar="NAME", help="One of several mounts: writes, or adds, the table [mount.NAME]."
+)
 @json_option
 def init(
-    url: str, layout: str | None, mount_point: str, directory: str | None, as_json: bool
+    url: str,
+    layout: str | None,
+    mount_point: str,
+    directory: str | None,
+    name: str | None,
+    as_json: bool,
 ) -> None:
     """Mount the store at URL here: write mountcache.toml."""
-    from mountcache.cli.config import (
+    from mountcache.config import (
         DIRECTORY,
         FILE_NAME,
         Settings,
         backing_store,
         check_root,
+        toml_key,
         toml_text,
     )
-    from mountcache.errors import ConfigurationError
 
     path = Path.cwd() / FILE_NAME
-    taken = ConfigurationError(f"{path} is there already; edit it, or remove it first")
-    if path.exists():
-        raise taken
+    _check_free(path, name)
     settings = Settings(check_root(url, "URL"), mount_point=mount_point)
     if layout is None:
         settings, how = _found_out(settings)
@@ -65,20 +76,37 @@ def init(
         values["mount_point"] = mount_point
     if directory is not None:
         values["dir"] = directory
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(
-                "# What is mounted here. Other keys: max_age, offline, auth, size_limit,\n"
-                "# durability, author, data_path, query_path.\n" + toml_text(values)
-            )
-    except FileExistsError:
-        raise taken from None
+    table = f"[mount.{toml_key(name)}]\n" if name else ""
+    there = _check_free(path, name)
+    with path.open("a" if there else "x", encoding="utf-8") as file:
+        file.write(("\n" if there else _HEAD) + table + toml_text(values))
+    directory = directory or str(Path(DIRECTORY, name or ""))
     if as_json:
-        show({"config": str(path), "dir": directory or DIRECTORY, **values})
+        show({"config": str(path), "dir": directory, **values})
         return
     tell(f"{settings.url} has the {settings.layout} layout ({how}).")
-    tell(f"Wrote {path}; the local store will be in {directory or DIRECTORY}.")
+    tell(f"Wrote {path}; the local store will be in {directory}.")
     tell("Next: `mountcache ls` lists the keys, `mountcache get KEY` fetches one.")
+
+
+def _check_free(path: Path, name: str | None) -> bool:
+    """Return whether the file is there, and can take another mount of this name."""
+    from mountcache.config import check_mount_name, read_mounts
+    from mountcache.errors import ConfigurationError
+
+    if name is not None:
+        check_mount_name(name, "--name")
+    if not path.exists():
+        return False
+    mounts = read_mounts(path)
+    if name is None or "" in mounts:
+        raise ConfigurationError(
+            f"{path} is there already; edit it, or remove it first; several mounts in one file "
+            "have names: --name NAME"
+        )
+    if name in mounts:
+        raise ConfigurationError(f"{path} has a mount {name!r} already; choose another name")
+    return True
 
 
 def _as(settings: Settings, layout: str) -> Settings:
@@ -91,7 +119,7 @@ def _found_out(settings: Settings) -> tuple[Settings, str]:
     The dynamic one comes first: where both are served, as by `mountcache serve`, it tells
     more of a key.
     """
-    from mountcache.cli.config import backing_store
+    from mountcache.config import backing_store
     from mountcache.errors import (
         AuthorizationError,
         ConfigurationError,
