@@ -51,7 +51,7 @@ def test_push_killed_at_any_moment_and_repeated_writes_each_edit_once(
     chance = random.Random(seed)
     assert shell("ls").code == 0
     (shell.folder / "new").write_bytes(chance.randbytes(50_000))
-    from mountcache.cli.config import open_store, read_settings
+    from mountcache.config import open_store, read_settings
 
     with open_store(read_settings(shell.folder / "mountcache.toml", {})) as store:
         for number in range(KEYS):
