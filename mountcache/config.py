@@ -83,6 +83,10 @@ class Settings:
     """static: where the data lies under `url`."""
     query_path: str = "index.json"
     """static: where the index lies under `url`."""
+    write: Literal["put"] | None = None
+    """static: "put" if the server takes PUT and DELETE."""
+    metadata: Literal["local", "sidecar"] = "local"
+    """static, with write = "put": where metadata go, "local" or "sidecar"."""
 
 
 _NAMES = tuple(field.name for field in dataclasses.fields(Settings))
@@ -321,6 +325,10 @@ def _checked(where: str, name: str, value: object) -> Any:
             return _one_of(where, name, value, _OFFLINE)
         case "durability":
             return _one_of(where, name, value, _DURABILITY)
+        case "write":
+            return _one_of(where, name, value, ("put",))
+        case "metadata":
+            return _one_of(where, name, value, ("local", "sidecar"))
         case "size_limit":
             return _size(where, value)
         case "max_age":
@@ -426,7 +434,10 @@ def backing_store(settings: Settings) -> AbstractReadOnlyStore:
     if settings.layout == "static":
         from mountcache.backing.static import StaticURLStore
 
-        return StaticURLStore(settings.url, settings.data_path, settings.query_path)
+        return StaticURLStore(
+            settings.url, settings.data_path, settings.query_path, write=settings.write,
+            metadata=settings.metadata,
+        )  # fmt: skip
     from mountcache.backing.dynamic import DynamicURLStore
 
     return DynamicURLStore(f"{settings.url}keys", f"{settings.url}query")

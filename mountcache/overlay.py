@@ -36,7 +36,7 @@ from mountcache.local.store import reread
 from mountcache.local.value import Snapshot
 from mountcache.sync import fetch
 from mountcache.sync.mount import Mount
-from mountcache.sync.promise import promise_of
+from mountcache.sync.promise import promise_for, promise_of
 from mountcache.sync.remote import Options, Remote
 
 __all__ = ["Overlay"]
@@ -355,7 +355,7 @@ class Overlay:
         anew: bool = False,
     ) -> io.BufferedIOBase:
         """Return a stream of upstream's data, which is kept on its way through."""
-        promise = promise_of(None if entry is None else entry.entry)
+        promise = promise_for(self._mount, entry)
         facts = facts_of(value)
         stream = fetch.fill(self._mount, key, value, promise, keep=options.fill, anew=anew)
         if entry is not None and self._versioned and facts.version is not None:

@@ -27,7 +27,7 @@ from mountcache.backing.wire import parse_object
 from mountcache.backing.writing import json_payload, opened, send
 from mountcache.jsonform import normal_form
 
-__all__ = ["Pairs"]
+__all__ = ["KeyMetadata", "Pairs"]
 
 _LONGEST: Final = 16 * 1048576
 _TRIES: Final = 4
@@ -35,7 +35,7 @@ _NONE: Final = "-"
 """Stands for the tag of metadata that isn't there."""
 
 
-class _Metadata:
+class KeyMetadata:
     """The metadata of a key at one moment."""
 
     def __init__(self, metadata: dict[str, Any], headers: Mapping[str, str] | None) -> None:
@@ -44,7 +44,7 @@ class _Metadata:
         self.version = _NONE if headers is None else strong_version(headers)
         self.headers = headers
 
-    def agrees(self, other: _Metadata) -> bool:
+    def agrees(self, other: KeyMetadata) -> bool:
         """Whether it is the same as at another moment, as far as can be told."""
         if self.version is not None and other.version is not None:
             return self.version == other.version
@@ -102,17 +102,17 @@ class Pairs:
             before = after
         raise self._data.changed(key)
 
-    def _metadata(self, key: str) -> _Metadata:
+    def _metadata(self, key: str) -> KeyMetadata:
         try:
             answer = self._data.ask("GET", key, url=self._metadata_url(key))
         except KeyError:
             # The data tells whether the key is there.
-            return _Metadata({}, None)
+            return KeyMetadata({}, None)
         metadata = parse_object(answer.read(_LONGEST), f"the metadata of {key!r}")
-        return _Metadata(metadata, answer.headers)
+        return KeyMetadata(metadata, answer.headers)
 
     def _value(
-        self, key: str, headers: Mapping[str, str], found: _Metadata, answer: Answer | None
+        self, key: str, headers: Mapping[str, str], found: KeyMetadata, answer: Answer | None
     ) -> Value:
         def facts_of(headers: Mapping[str, str]) -> Facts:
             facts = self._data.facts(key, headers)

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from mountcache.abc import (
     ABSENT,
@@ -24,6 +24,7 @@ from mountcache.backing.files import FileTransport
 from mountcache.backing.freshness import Validators, conditions, facts_of_304, validators_from
 from mountcache.backing.http import Answer, Transport
 from mountcache.backing.index import entries_of_object
+from mountcache.backing.plain import SIDECAR, BareWriter, Sidecars
 from mountcache.backing.resource import Data, RemoteValue
 from mountcache.backing.urls import check_url
 from mountcache.backing.wire import decode_metadata, is_ours, parse_object
@@ -31,6 +32,7 @@ from mountcache.backing.writing import Writer
 from mountcache.errors import (
     ConfigurationError,
     IndexUnreadableError,
+    InvalidKeyError,
     ReadOnlyStoreError,
     StoreError,
     UpstreamError,
@@ -44,6 +46,8 @@ __all__ = ["StaticURLStore"]
 _SCHEMES: Final = ("http", "https", "file")
 _BOTH: Final = frozenset({"data", "metadata"})
 _LONGEST_METADATA: Final = 16 * 1048576
+_NEW_ENOUGH: Final = 2.0
+"""Seconds for which an index is today's: the race that a checked push has in any case."""
 
 _logger = logging.getLogger("mountcache")
 
@@ -67,6 +71,13 @@ class StaticURLStore(AbstractReadOnlyStore):
         but not listed.
     poll
         Seconds for which an index counts as current; 0: until `update_index`.
+    write
+        "put": the server takes PUT and DELETE, as with nginx's dav module or mod_dav. A server
+        of ours is found out, and needs no word.
+    metadata
+        Where metadata go when they are pushed to such a server. "local": nowhere, so that they
+        stay in the local store until the index tells others; "sidecar": to a file beside the
+        data, ``<key>.metadata.json``.
     timeout
         Seconds to wait for a connection and for the next bytes, one number or two.
     deadline
@@ -89,6 +100,8 @@ class StaticURLStore(AbstractReadOnlyStore):
         query_path: str | None = "index.json",
         poll: float = 300,
         *,
+        write: Literal["put"] | None = None,
+        metadata: Literal["local", "sidecar"] = "local",
         timeout: float | tuple[float, float] = (10.0, 30.0),
         deadline: float | None = None,
         retries: int = 3,
@@ -97,10 +110,12 @@ class StaticURLStore(AbstractReadOnlyStore):
         super().__init__(event_manager)
         if poll < 0:
             raise ConfigurationError(f"poll is 0 or more seconds, not {poll}")
+        _check_writing(write, metadata, query_path)
         root, self._user = check_url(root_url, "root_url", schemes=_SCHEMES)
         self._settings = {
             "root_url": root, "data_path": data_path, "query_path": query_path, "poll": poll,
-            "timeout": timeout, "deadline": deadline, "retries": retries,
+            "write": write, "metadata": metadata, "timeout": timeout, "deadline": deadline,
+            "retries": retries,
         }  # fmt: skip
         self._root = root.rstrip("/") + "/"
         folder = data_path.strip("/")
@@ -121,7 +136,14 @@ class StaticURLStore(AbstractReadOnlyStore):
             lambda key: f"{keys_url}{quote_key(key)}/metadata",
             self._url_of,
         )
+        self._plain: BareWriter | Sidecars | None = None
+        self._sidecars: Sidecars | None = None
+        if write == "put" and metadata == "sidecar":
+            self._plain = self._sidecars = Sidecars(self._data, self._data_url, self._told)
+        elif write == "put":
+            self._plain = BareWriter(self._data, self._data_url)
         self._index: dict[str, str] | None = None
+        self._index_read = 0.0
         self._index_validators: str | None = None
         self._reading = threading.Lock()
         self._polling: threading.Thread | None = None
@@ -156,7 +178,10 @@ class StaticURLStore(AbstractReadOnlyStore):
         super().disconnect()
 
     def info(self) -> dict[str, Any]:
-        return {"readonly": not self._data.ours, "authorizing": False}
+        info = {"readonly": not self._data.ours and self._plain is None, "authorizing": False}
+        if self._plain is not None and not self._data.ours:
+            info["keeps_metadata"] = self._sidecars is not None
+        return info
 
     @property
     def identity(self) -> str:
@@ -168,9 +193,12 @@ class StaticURLStore(AbstractReadOnlyStore):
         """Seconds for which an index counts as current; None if there is no index."""
         return None if self._index_url is None else self._poll
 
-    @staticmethod
-    def check_key(key: str) -> str:
+    def check_key(self, key: str) -> str:
         """Return `key` if it can be part of a URL; InvalidKeyError if not."""
+        if self._sidecars is not None and key.endswith(SIDECAR):
+            raise InvalidKeyError(
+                f"key {key!r} is the name of a file with metadata; choose another key"
+            )
         return check_http_key(key)
 
     def _url_of(self, key: str) -> str:
@@ -180,11 +208,15 @@ class StaticURLStore(AbstractReadOnlyStore):
 
     def get(self, key: str) -> Value:
         headers = self._data.head(key)
+        if self._sidecars is not None and not is_ours(headers):
+            return self._sidecars.get(key, headers)
         metadata = self._metadata_in(key, headers)
         return RemoteValue(self._data, key, self._data.facts(key, headers), metadata)
 
     def fetch(self, key: str) -> Value:
         """Return the value of `key`, its download begun: one request, whatever the index says."""
+        if self._sidecars is not None and not self._data.ours:
+            return self._sidecars.fetch(key)
         return self._begun(key, self._data.ask("GET", key))
 
     def _begun(self, key: str, answer: Answer) -> Value:
@@ -201,20 +233,29 @@ class StaticURLStore(AbstractReadOnlyStore):
             url = f"{self._root}keys/{quote_key(key)}/metadata"
             answer = self._data.ask("GET", key, url=url)
             return parse_object(answer.read(_LONGEST_METADATA), f"the metadata of {key!r}")
+        return self._told(key)
+
+    def _told(self, key: str) -> dict[str, Any]:
+        """Return the metadata that the index has of a key, whose data are there."""
         if self._index_url is None:
             return {}
+        if self._plain is not None:
+            # A push compares with it: it has to be today's.
+            self._refresh(_NEW_ENOUGH)
         meta = self._entries().get(key)
-        if meta is None:
+        if meta is not None:
+            return parse(meta)
+        if self._plain is None:
             raise KeyError(key)
-        return parse(meta)
+        return {}  # it was put there, and the index doesn't know yet
 
     def exists(self, key: str) -> bool:
-        if self._index_url is None or self._data.ours:
+        if self._index_url is None or self._data.ours or self._plain is not None:
             return super().exists(key)
         return check_http_key(key) in self._entries()
 
     def get_metadata(self, key: str, select: Iterable[str] | None = None) -> dict[str, Any]:
-        if self._index_url is None or self._data.ours:
+        if self._index_url is None or self._data.ours or self._sidecars is not None:
             return super().get_metadata(key, select)
         meta = self._entries().get(check_http_key(key))
         if meta is None:
@@ -227,12 +268,18 @@ class StaticURLStore(AbstractReadOnlyStore):
     def version_of(self, key: str) -> Base:
         """Return the version that upstream shows now: a strong ETag, `ABSENT`, or None."""
         try:
+            if self._sidecars is not None and not self._data.ours:
+                return self.get(key).version
             return self._data.facts(key, self._data.head(key)).version
         except KeyError:
             return ABSENT
 
     def revalidate(self, key: str, validators: str) -> NotModified | Value:
         """Return NotModified if a copy still holds, else the value, its download begun."""
+        if self._sidecars is not None and not self._data.ours:
+            if not self._sidecars.are(validators):
+                return self.fetch(key)
+            return self._sidecars.revalidate(key, validators)
         answer = self._data.again(key, Validators.load(validators))
         if answer.status == 304:
             return NotModified(facts_of_304(answer.headers, now=time.time()))
@@ -240,7 +287,7 @@ class StaticURLStore(AbstractReadOnlyStore):
 
     def open_range(self, key: str, start: int, version: str) -> io.BufferedIOBase:
         """Return a stream of `version` of the data from byte `start` on."""
-        return self._data.part(key, start, version)
+        return self._data.part(key, start, version.split(" ")[0])
 
     # -- the index -------------------------------------------------------------------------
 
@@ -300,6 +347,11 @@ class StaticURLStore(AbstractReadOnlyStore):
         for event in changes:
             self.event_manager.emit(event)
 
+    def _refresh(self, age: float) -> None:
+        """Read the index again if what is known of it is older than `age` seconds."""
+        if self._index is not None and time.monotonic() - self._index_read > age:
+            self.update_index()
+
     def _entries(self) -> dict[str, str]:
         index = self._index
         if index is None:
@@ -314,6 +366,7 @@ class StaticURLStore(AbstractReadOnlyStore):
     def _read_anew(self) -> list[StoreSetEvent | StoreUpdateEvent | StoreDeleteEvent]:
         before = self._index
         reading = self.read_index(None if before is None else self._index_validators)
+        self._index_read = time.monotonic()
         if reading is None:
             return []
         now: dict[str, str] = {}
@@ -378,7 +431,7 @@ class StaticURLStore(AbstractReadOnlyStore):
             ):
                 yield key, select_from(metadata, names)
 
-    # -- writing, where the server is one of ours ------------------------------------------
+    # -- writing, where the server takes it ------------------------------------------------
 
     def enforces(self) -> bool:
         """Whether the server is one of ours: it then compares and writes as one step."""
@@ -399,7 +452,7 @@ class StaticURLStore(AbstractReadOnlyStore):
         Raises
         ------
         ReadOnlyStoreError
-            If the server isn't one of ours.
+            If the server isn't one of ours, and `write` isn't "put".
         """
         return self._writable(key).set_if(key, value, base, op_id, parts)
 
@@ -413,10 +466,23 @@ class StaticURLStore(AbstractReadOnlyStore):
         """Delete a key; raises as `set_if` does."""
         return self._writable(key).delete_if(key, base, op_id)
 
-    def _writable(self, key: str) -> Writer:
-        if not self.enforces():
+    def _writable(self, key: str) -> Writer | BareWriter | Sidecars:
+        if self.enforces():
+            return self._writer
+        if self._plain is None:
             raise ReadOnlyStoreError(
                 f"{key!r} can't be written: {self._root} is a plain web server, which can only be "
-                "read"
+                'read; if it takes PUT, say so with write="put"'
             )
-        return self._writer
+        return self._plain
+
+
+def _check_writing(write: str | None, metadata: str, query_path: str | None) -> None:
+    if write not in (None, "put"):
+        raise ConfigurationError(f'write is "put" or nothing, not {write!r}')
+    if metadata not in ("local", "sidecar"):
+        raise ConfigurationError(f'metadata is "local" or "sidecar", not {metadata!r}')
+    if write == "put" and metadata == "local" and query_path is None:
+        raise ConfigurationError(
+            'without an index nothing else keeps metadata: say metadata="sidecar"'
+        )

@@ -18,7 +18,7 @@ from mountcache.backing.wire import LONGEST_HEADER, encode_metadata, is_ours, pa
 from mountcache.errors import ConflictError, IntegrityError, StoreError, UpstreamError
 from mountcache.jsonform import spelling
 
-__all__ = ["Writer", "json_payload", "opened", "send"]
+__all__ = ["Writer", "condition", "json_payload", "opened", "send"]
 
 _WRITTEN: Final = (200, 201, 204)
 _LONGEST_PROBLEM: Final = 65536
@@ -166,9 +166,8 @@ class Writer:
         headers: Mapping[str, str],
         payload: Payload | None,
     ) -> Pushed:
-        condition = {} if base is None else _condition(base)
         answer = send(
-            self._transport, method, url, key, base, condition=condition, payload=payload,
+            self._transport, method, url, key, base, condition=condition(base), payload=payload,
             headers={"Idempotency-Key": op_id, **headers}, repeatable=True,
         )  # fmt: skip
         etag = answer.headers.get("ETag", "")
@@ -181,7 +180,10 @@ class Writer:
         )
 
 
-def _condition(base: Base) -> dict[str, str]:
+def condition(base: Base) -> dict[str, str]:
+    """Return the header by which a write is bound to `base`."""
+    if base is None:
+        return {}
     return {"If-None-Match": "*"} if base is ABSENT else {"If-Match": f'"{base}"'}
 
 

@@ -379,6 +379,9 @@ class Catalog:
         """
         old = row.entry
         seen = None
+        if old is not None and old.masked and not masked:
+            # What upstream shows is later than an index that doesn't even know of our push.
+            masked, mask_entry = True, self.index_entry(con, row)
         if old is not None and not asked:
             same = old.present == (meta is not None) and (old.version, old.meta) == (version, meta)
             seen = old.seen if same else old.seen or seen_of_entry(old)
@@ -394,6 +397,19 @@ class Catalog:
                 None if seen is None else seen_text(seen), int(masked), mask_entry,
             ),
         )  # fmt: skip
+
+    @staticmethod
+    def index_entry(con: sqlite3.Connection, row: Row) -> str | None:
+        """Return what the index polled last says of a key, behind any mask."""
+        entry = row.entry
+        if entry is None or not entry.masked:
+            return None if entry is None else entry.entry
+        found = con.execute(
+            "SELECT mask_entry FROM upstream WHERE key = ? AND masked ORDER BY gen_from DESC",
+            (row.key,),
+        ).fetchone()
+        text: str | None = found[0]
+        return text
 
     def _gen_from(self, con: sqlite3.Connection, key: str, gen: int) -> int:
         found: int = con.execute(

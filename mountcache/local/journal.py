@@ -93,8 +93,9 @@ class Journal:
                 " base_kind, base, base_sha, base_meta, base_entry, base_op)"
                 " VALUES (?, ?, ?, ?, 'sending', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    op_id, edit.key, edit.seq, _index_entry(con, row), catalog.content.token,
-                    catalog.clock(), edit.kind, edit.content, edit.sha256, edit.size, edit.meta,
+                    op_id, edit.key, edit.seq, catalog.index_entry(con, row),
+                    catalog.content.token, catalog.clock(), edit.kind, edit.content,
+                    edit.sha256, edit.size, edit.meta,
                     *base_columns(base),
                 ),
             )  # fmt: skip
@@ -328,16 +329,3 @@ class _Ended:
     row: Row
     edit: Edit | None
     mask_entry: str | None
-
-
-def _index_entry(con: sqlite3.Connection, row: Row) -> str | None:
-    """Return what the index polled last says of a key, behind any mask."""
-    entry = row.entry
-    if entry is None or not entry.masked:
-        return None if entry is None else entry.entry
-    found = con.execute(
-        "SELECT mask_entry FROM upstream WHERE key = ? AND masked ORDER BY gen_from DESC",
-        (row.key,),
-    ).fetchone()
-    text: str | None = found[0]
-    return text

@@ -20,7 +20,7 @@ from mountcache.sync.download import Download, join
 from mountcache.sync.keeping import NOT_KEPT, Single, kept, make_room
 from mountcache.sync.mount import Mount
 from mountcache.sync.passing import Body, Passing, Reader, Whole, buffered
-from mountcache.sync.promise import Promise, promise_of
+from mountcache.sync.promise import Promise, promise_for
 from mountcache.sync.source import Digests, Source, begin, verify
 
 __all__ = ["begin", "discard", "fill", "open_range", "whole"]
@@ -106,7 +106,7 @@ def open_range(
         The part: from `start` up to but not with `end`; None, or past the end, is the end.
     """
     entry = mount.catalog.row(key).entry
-    source = Source(mount, key, value, promise_of(None if entry is None else entry.entry))
+    source = Source(mount, key, value, promise_for(mount, entry))
     source.check_index()
     size = source.size
     body: Body | None = None

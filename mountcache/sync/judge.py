@@ -31,6 +31,8 @@ class Theirs:
     """Digest of the data, if it was told or read."""
     size: int | None = None
     modified: float | None = None
+    keeps_metadata: bool = True
+    """Whether metadata can be sent there; `meta` is that of an index otherwise."""
     validators: str = ""
     lifetime: float | None = None
 
@@ -132,7 +134,7 @@ def _against_base(theirs: Theirs, base: BaseOf) -> _Part:
 
 
 def _metadata_part(mine: Edit | Op, base: BaseOf, theirs: Theirs, *, created: bool) -> _Part:
-    if _same(mine.meta, theirs.meta):
+    if not theirs.keeps_metadata or _same(mine.meta, theirs.meta):
         return "ours"
     before = base.meta if base.meta is not None else base.entry
     if created and isinstance(mine, Op):

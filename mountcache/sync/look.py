@@ -58,6 +58,7 @@ def _theirs(mount: Mount, value: Value, *, digest: bool) -> Theirs:
         sha256=sha256 or facts.sha256,
         size=value.size if value.size is not None else facts.size,
         modified=value.modified,
+        keeps_metadata=mount.backing.info().get("keeps_metadata", True),
         validators=facts.validators or "",
         lifetime=facts.lifetime,
     )

@@ -20,7 +20,7 @@ from mountcache.local.partial import BLOCK
 from mountcache.local.records import Clean, Row
 from mountcache.sync.fetch import discard, fill, whole
 from mountcache.sync.mount import Mount, Mounted
-from mountcache.sync.promise import promise_of
+from mountcache.sync.promise import promise_for, promise_of
 from mountcache.sync.source import Source, begin
 
 __all__ = ["PrefetchReport", "prefetch"]
@@ -154,14 +154,14 @@ def _all(mount: Mount, rows: Sequence[Row], workers: int) -> Iterator[_Came]:
 
 def _one(mount: Mount, row: Row) -> _Came:
     """Fetch one key: a small value to be kept by the caller, a large one kept as it comes."""
-    entry = None if row.entry is None else row.entry.entry
+    promise = promise_for(mount, row.entry)
     try:
         value = begin(mount.backing, mount.full(row.key))
-        source = Source(mount, row.key, value, promise_of(entry))
+        source = Source(mount, row.key, value, promise)
         if source.size is not None and source.size <= BLOCK:
             data, clean = whole(source)
             return _Came(row, len(data), clean, None if clean else _not_kept(mount, row))
-        with fill(mount, row.key, value, promise_of(entry), asked=False) as stream:
+        with fill(mount, row.key, value, promise, asked=False) as stream:
             size = sum(len(chunk) for chunk in chunks(stream))
         copy = mount.catalog.row(row.key).copy
         return _Came(row, size, error=None if copy else _not_kept(mount, row))

@@ -10,8 +10,10 @@ import re
 from dataclasses import dataclass
 
 from mountcache.jsonform import parse
+from mountcache.local.records import Entry
+from mountcache.sync.mount import Mount
 
-__all__ = ["Promise", "promise_of"]
+__all__ = ["Promise", "promise_for", "promise_of"]
 
 _SHA256 = re.compile("[0-9a-fA-F]{64}")
 _MD5 = re.compile("[0-9a-fA-F]{32}")
@@ -27,6 +29,8 @@ class Promise:
     md5: str | None = None
     entry: str | None = None
     """The index entry that says so, as JSON text."""
+    meta: str | None = None
+    """The metadata that hold though the index doesn't know them yet, as JSON text."""
 
     @property
     def digest(self) -> bool:
@@ -46,6 +50,16 @@ def promise_of(entry: str | None) -> Promise:
     size = metadata.get("size")
     counts = (sha256 is not None or md5 is not None) and type(size) is int
     return Promise(size if counts else None, sha256, md5, entry)
+
+
+def promise_for(mount: Mount, entry: Entry | None) -> Promise:
+    """Return what is promised of a key's data by what upstream is known to hold."""
+    if entry is None:
+        return Promise()
+    if entry.masked and not mount.backing.info().get("keeps_metadata", True):
+        # Pushed, and kept by nobody but us.
+        return Promise(meta=entry.meta)
+    return promise_of(entry.entry)
 
 
 def _hex(value: object, pattern: re.Pattern[str]) -> str | None:

@@ -249,10 +249,12 @@ class Sender:
             # Only a look at our very bytes says that this version is ours.
             certain = op.kind != "put" or theirs.sha256 == op.sha256
             version = theirs.version if certain and op.kind != "meta" else None
-            self._applied(op, Settled(version, theirs.meta, theirs.validators if version else ""))
-            return PushResult(key, "pushed", "", grade, verified=certain, version=theirs.version)
+            meta = _meta_of(op, theirs)
+            self._applied(op, Settled(version, meta, theirs.validators if version else ""))
+            said = "not in upstream's index yet" if self._polled else ""
+            return PushResult(key, "pushed", said, grade, verified=certain, version=theirs.version)
         if op.kind == "put" and theirs.present and verdict is Verdict.UNSURE:
-            self._applied(op, Settled(None, theirs.meta))
+            self._applied(op, Settled(None, _meta_of(op, theirs)))
             return PushResult(key, "pushed", "too large to read back", grade)
         if op.kind == "put" and theirs.present:
             self._applied(op, Settled(None, op.meta))
@@ -276,15 +278,17 @@ class Sender:
         if op is None:
             return PushResult(key, "skipped", "it was edited again, or is being pushed already")
         self._applied(op, self._settled(op, theirs))
-        return PushResult(
-            key, "already there", "upstream has it already", verified=True, version=theirs.version
-        )
+        said = "upstream has it already"
+        if edit.kind == "meta" and not theirs.keeps_metadata:
+            said = "upstream keeps no metadata: they stay here until its index has others"
+        return PushResult(key, "already there", said, verified=True, version=theirs.version)
 
     def _settled(self, op: Op, theirs: Theirs) -> Settled:
         """Return what upstream holds, its version only if it is known to be of our bytes."""
         certain = op.kind != "put" or theirs.sha256 == op.sha256
         version = theirs.version if certain else None
-        return Settled(version, theirs.meta, theirs.validators if version else "", None)
+        meta = _meta_of(op, theirs)
+        return Settled(version, meta, theirs.validators if version else "", None)
 
     def _yield(self, edit: Edit, theirs: Theirs, message: str) -> PushResult:
         self.mount.journal.yield_to_upstream(edit)
@@ -336,10 +340,13 @@ class Sender:
             case _:
                 mount.journal.refused(op)
 
-    def _applied(self, op: Op, settled: Settled) -> None:
+    @property
+    def _polled(self) -> bool:
         backing = self.mount.backing
-        polled = isinstance(backing, SupportsIndex) and backing.poll is not None
-        self.mount.journal.applied(op, settled, masked=polled)
+        return isinstance(backing, SupportsIndex) and backing.poll is not None
+
+    def _applied(self, op: Op, settled: Settled) -> None:
+        self.mount.journal.applied(op, settled, masked=self._polled)
 
     def _ask_again(self, op: Op) -> None:
         mount = self.mount
@@ -349,6 +356,11 @@ class Sender:
             mount.journal.refused(op)
         else:
             self._applied(op, Settled(pushed.version, op.meta, pushed.validators))
+
+
+def _meta_of(op: Op, theirs: Theirs) -> str:
+    """Return the metadata that hold from now on."""
+    return theirs.meta if theirs.keeps_metadata else op.meta
 
 
 def _parts(verdict: Verdict) -> frozenset[str]:

@@ -96,6 +96,8 @@ class Source:
         """Return the metadata to keep, as JSON text."""
         if self.promise.entry is not None:
             return self.promise.entry
+        if self.promise.meta is not None:
+            return self.promise.meta
         return spelling(self._value.metadata)
 
     def check_index(self) -> None:
