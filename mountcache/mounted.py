@@ -575,7 +575,7 @@ class MountedStore(AbstractStore):
         StoreError
             If it can't be sent now. It stays staged.
         """
-        short = self._short(key)
+        short = self._short(self._check(key))
         if short is None:
             raise ReadOnlyKeyError(f"{key!r} lies outside the mount point {self.mount_point!r}")
         mount = self.mount

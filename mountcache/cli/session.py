@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,6 +34,7 @@ __all__ = [
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 _CONFIG = "mountcache.config"
+_SOON = 2.0
 _MOUNT = "mountcache.mount"
 
 
@@ -172,10 +174,11 @@ class _Tenths:
     def __init__(self, what: str) -> None:
         self._what = what
         self._told = 0
+        self._begun = time.monotonic()
 
     def __call__(self, done: int, total: int, key: str) -> None:
         tenth = done * 10 // total if total > 0 else 0
         # What is soon over needs no lines.
-        if total >= 10 and tenth > self._told:
+        if tenth > self._told and time.monotonic() - self._begun > _SOON:
             self._told = tenth
             note(f"{self._what}: {done:,} of {total:,}")
