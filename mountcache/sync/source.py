@@ -393,13 +393,6 @@ class Digests:
         # Last: another thread's bytes count as the next ones only when these are in.
         self.upto += len(data)
 
-    def copy(self) -> Digests:
-        """Return digests that go on from here by themselves."""
-        other = Digests()
-        other.upto, other._sha256 = self.upto, self._sha256.copy()
-        other._md5 = None if self._md5 is None else self._md5.copy()
-        return other
-
     def catch_up(self, partial: Partial, size: int) -> None:
         """Take in what didn't go by in order from the file."""
         buffer = memoryview(bytearray(min(BLOCK, max(1, size - self.upto))))
