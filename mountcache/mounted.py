@@ -585,10 +585,7 @@ class MountedStore(AbstractStore):
             if not self.exists(key):
                 raise KeyError(key)
             return PushResult(key, "already there", "nothing is staged for it")
-        report = push_mount(mount, [short], workers=1, take_unbased=True)
-        if not report.results:
-            return PushResult(key, "pushed", "an earlier push of it had arrived")
-        result = report.results[0]
+        (result,) = push_mount(mount, [short], workers=1, take_unbased=True).results
         match result.outcome:
             case "pushed" | "already there" | "stored differently":
                 return result

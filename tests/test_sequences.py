@@ -221,7 +221,9 @@ def test_lost_reply_without_a_later_edit_is_settled_without_a_second_write(
     put(store, "k", "d1")
     lose_reply(origin)
     sync.push(store)
-    sync.push(again(store))
+    (result,) = sync.push(again(store)).results
+    assert (result.key, result.outcome) == ("k", "pushed")
+    assert "had arrived" in result.message
     assert origin.writes == [("set", "k")]
     assert staged(store) == {}
 

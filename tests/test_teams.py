@@ -12,7 +12,7 @@ from mountcache import sync
 from mountcache.abc import ABSENT
 from mountcache.backing.dynamic import DynamicURLStore
 from mountcache.backing.static import StaticURLStore
-from mountcache.errors import ConflictError, StoreUnavailableError
+from mountcache.errors import ConflictError, ReadOnlyKeyError, StoreUnavailableError
 from mountcache.local.disk import DiskCacheStore
 from mountcache.local.memory import MemoryStore
 from mountcache.mounted import MountedStore
@@ -217,3 +217,29 @@ def test_many_edits_go_in_one_push(person: Person, repository: MemoryStore) -> N
     assert seen[-1] == (50, 50)
     assert repository.get_metadata("runs/049") == {"n": 49}
     assert list(ada.staged()) == []
+
+
+def test_named_key_with_nothing_staged_has_a_result_too(
+    person: Person, repository: MemoryStore
+) -> None:
+    ada = person("ada")
+    ada.get("report.txt")
+    ada.set("new.txt", StringValue(b"new", {}))
+    report = sync.push(ada, ["report.txt", "new.txt"])
+    assert [result.outcome for result in report.results] == ["pushed", "already there"]
+    assert report["report.txt"].message == "nothing is staged for it"
+
+
+def test_keys_that_cant_be_pushed_stop_a_push_before_it_sends(
+    origin: Origin, repository: MemoryStore
+) -> None:
+    backing = DynamicURLStore(f"{origin.url}keys", f"{origin.url}query")
+    with MountedStore("mine/", MemoryStore(), backing) as store:
+        store.set("mine/new.txt", StringValue(b"new", {}))
+        with pytest.raises(ReadOnlyKeyError, match=r"'new\.txt' lies outside the mount point"):
+            sync.push(store, ["mine/new.txt", "new.txt"])
+        with pytest.raises(KeyError, match="mistyped"):
+            sync.push(store, ["mine/new.txt", "mine/mistyped"])
+        assert not repository.exists("mine/new.txt")
+        assert sync.push(store, ["mine/new.txt"]).ok
+    assert repository.to_bytes("mine/new.txt") == b"new"

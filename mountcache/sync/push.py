@@ -17,11 +17,13 @@ from mountcache.abc import SupportsConditionalWrite, SupportsWrite
 from mountcache.errors import (
     AuthorizationError,
     ConfigurationError,
+    ReadOnlyKeyError,
     ReadOnlyStoreError,
     StoreError,
     StoreUnavailableError,
 )
 from mountcache.events import StoreConflictEvent, StorePushEvent
+from mountcache.local.decide import merged_meta
 from mountcache.local.records import Edit
 from mountcache.sync.mount import Mount, Mounted
 from mountcache.sync.report import POLICIES, Policy, PushReport, PushResult
@@ -76,18 +78,19 @@ def push(
 
     Raises
     ------
+    KeyError
+        If nothing is staged for a key that is named, nor anything known of it here.
+    ReadOnlyKeyError
+        If a key lies outside the mount point.
     ReadOnlyStoreError
         If upstream can't be written.
     StoreBusyError
         If another process is pushing this directory.
     """
     mount = store.mount
-    named = None
-    if keys is not None:
-        named = [key.removeprefix(mount.prefix) for key in keys]
     return push_mount(
         mount,
-        named,
+        None if keys is None else [_named(mount, key) for key in keys],
         on_conflict=on_conflict,
         workers=workers,
         progress=progress,
@@ -129,13 +132,12 @@ def push_mount(
     )
     with mount.journal.pushing():
         mount.journal.abandon_dead()
-        for op in mount.catalog.ops():
-            if op.state == "unknown" and (keys is None or op.key in keys):
-                sender.settle(op)
+        settled = _settle_unknown(mount, sender, keys)
         edits = _chosen(mount, keys)
         refused = _brake(mount, edits, max_delete) if keys is None or max_delete is not None else []
         edits = [edit for edit in edits if edit not in refused]
         results = [_refusal(mount, edit, len(refused)) for edit in refused]
+        results += _unsent(mount, settled, keys or settled, edits + refused)
         results += _Run(mount, sender, len(edits), progress).all(_groups(edits), workers)
     return PushReport(tuple(sorted(results, key=lambda each: each.key)))
 
@@ -154,6 +156,46 @@ def _check_writable(mount: Mount) -> None:
         raise ReadOnlyStoreError(
             f"upstream ({type(backing).__name__}) can only be read; the edits stay staged"
         )
+
+
+def _named(mount: Mount, key: str) -> str:
+    """Return the catalog's name of a key that was named to be pushed."""
+    if not key.startswith(mount.prefix):
+        raise ReadOnlyKeyError(f"{key!r} lies outside the mount point {mount.prefix!r}")
+    short = key.removeprefix(mount.prefix)
+    row = mount.catalog.row(short)
+    if row.op is None and merged_meta(row) is None and row.edit is None:
+        raise KeyError(key)
+    return short
+
+
+def _settle_unknown(mount: Mount, sender: Sender, keys: Sequence[str] | None) -> list[str]:
+    """Find out what became of requests that had no answer; return their keys."""
+    unknown = [
+        op
+        for op in mount.catalog.ops()
+        if op.state == "unknown" and (keys is None or op.key in keys)
+    ]
+    for op in unknown:
+        sender.settle(op)
+    return [op.key for op in unknown]
+
+
+def _unsent(
+    mount: Mount, settled: Sequence[str], keys: Sequence[str], edits: Sequence[Edit]
+) -> list[PushResult]:
+    """Return the results of keys for which there is nothing (left) to send."""
+    staged = {edit.key for edit in edits}
+    results = []
+    for key in dict.fromkeys(keys):
+        full = mount.full(key)
+        if key in staged:
+            continue
+        if key in settled:
+            results.append(PushResult(full, "pushed", "an earlier push of it had arrived"))
+        else:
+            results.append(PushResult(full, "already there", "nothing is staged for it"))
+    return results
 
 
 def _chosen(mount: Mount, keys: Sequence[str] | None) -> list[Edit]:
