@@ -18,7 +18,7 @@ __all__ = ["content_version", "normal_form", "normal_value", "parse", "spelling"
 
 _WHOLE = 2**53
 _INT64 = 2**63
-_decode = json.JSONDecoder().decode
+_decode = json.JSONDecoder().raw_decode
 
 
 def spelling(metadata: object) -> str:
@@ -53,8 +53,8 @@ def normal_value(value: object) -> str:
 
 
 def parse(text: str) -> dict[str, Any]:
-    """Return the metadata that `text` spells."""
-    result: dict[str, Any] = _decode(text)
+    """Return the metadata that `text` spells, which begins with its brace."""
+    result: dict[str, Any] = _decode(text)[0]
     return result
 
 

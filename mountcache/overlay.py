@@ -29,7 +29,7 @@ from mountcache.errors import (
     StoreUnavailableError,
 )
 from mountcache.jsonform import content_version, parse, spelling
-from mountcache.local.catalog import matcher
+from mountcache.local.catalog import HIT, HIT_INDEXED, matcher
 from mountcache.local.decide import copy_version, seen_of_copy, seen_of_entry
 from mountcache.local.records import Copy, Edit, Entry, Row, Seen
 from mountcache.local.store import reread
@@ -59,31 +59,30 @@ class Overlay:
 
     def warm(self, key: str, options: Options) -> Snapshot | None:
         """Return the value of a key that is here and needs no question; None otherwise."""
-        (
-            kind, meta, version, size, sha, modified, checked, expires, this_boot,
-            present, matches, entry_meta, entry, mode, filename, bytes_here,
-        ) = self._catalog.hit(key)  # fmt: skip
-        if mode is None:
+        hit = self._catalog.hit(key, HIT_INDEXED if self._indexed else HIT)
+        if hit is None:
             return None
+        (
+            kind, meta, version, size, sha, modified, checked, expires,
+            mode, filename, bytes_here, *listed,
+        ) = hit  # fmt: skip
+        entry = None
         age = 0.0
-        if kind is not None:
-            if kind != "put":
-                return None
-        else:
-            if not this_boot:
-                return None
+        if kind is None:
             now = self._mount.clock()
             age = now - checked
-            if options.offline != "prefer":
-                if self._indexed:
-                    if not (present and matches and self._remote.index_is_current(options.max_age)):
-                        return None
-                    asked_today = 0 <= age < _DAY and expires != 0
-                    if not asked_today and not promise_of(entry).digest:
-                        return None
-                    meta = entry_meta
-                elif present == 0 or not _is_fresh(now, checked, expires, options.max_age):
+            if listed:
+                entry, polled = listed
+                if not (
+                    self._remote.is_current(polled, options.max_age)
+                    and ((0 <= age < _DAY and expires != 0) or promise_of(entry).digest)
+                ):
                     return None
+            elif not (
+                _is_fresh(now, checked, expires, options.max_age)
+                or (options.offline == "prefer" and expires != 0)
+            ):
+                return None
         try:
             stream = self._catalog.content.open((mode, filename, bytes_here))
         except FileNotFoundError:
@@ -178,7 +177,7 @@ class Overlay:
             if not (promise_of(entry.entry).digest or asked_today or stale):
                 copy = self._reconfirmed(row, copy, entry, options) or copy
             return self._of_copy(copy, stale=stale, meta=entry.meta)
-        if copy is not None and stale:
+        if copy is not None and (stale or options.offline == "prefer"):
             return self._of_copy(copy, stale=True)
         self._catalog.hand_out(key, seen_of_entry(entry))
         return Snapshot(

@@ -428,6 +428,16 @@ def test_words_of_a_problem_document_are_in_the_message(scripted: ScriptedServer
         store.fetch("a")
 
 
+@pytest.mark.parametrize("document", [b"[]", b'{"detail": 3}', b"{", b"[" * 100_000])
+def test_problem_documents_without_words_leave_the_status(
+    scripted: ScriptedServer, document: bytes
+) -> None:
+    kind = {"Content-Type": "application/problem+json"}
+    scripted.on("GET", "/a", Reply(403, document, kind))
+    with static(scripted.url) as store, pytest.raises(AuthorizationError, match="403"):
+        store.fetch("a")
+
+
 def test_precondition_that_fails_is_a_conflict(scripted: ScriptedServer) -> None:
     scripted.on("PUT", "/keys/a/data", Reply(412)).on("DELETE", "/keys/a", Reply(412))
     with dynamic(scripted) as store:

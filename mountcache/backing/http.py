@@ -7,6 +7,7 @@ redirects, repeats, and one error for each way in which an answer can fail to co
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import threading
@@ -42,7 +43,6 @@ from mountcache.errors import (
     StoreUnavailableError,
     UpstreamError,
 )
-from mountcache.jsonform import parse
 
 __all__ = ["Answer", "Payload", "Transport"]
 
@@ -483,10 +483,10 @@ def _detail(answer: Answer) -> str:
     try:
         data = answer.body.read(_DETAIL)
         if "problem+json" in answer.headers.get("Content-Type", ""):
-            detail = parse(data.decode()).get("detail")
-            if isinstance(detail, str):
-                return f" ({detail[:300]})"
-    except (StoreUnavailableError, IntegrityError, ValueError):
+            match json.loads(data):
+                case {"detail": str(detail)}:
+                    return f" ({detail[:300]})"
+    except (StoreUnavailableError, IntegrityError, ValueError, RecursionError):
         pass  # the status says it all the same
     finally:
         answer.body.close()

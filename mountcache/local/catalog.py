@@ -34,30 +34,38 @@ from mountcache.local.rows import (
     seen_text,
 )
 
-__all__ = ["HIT", "Catalog", "literal_prefix"]
+__all__ = ["HIT", "HIT_INDEXED", "Catalog", "literal_prefix"]
 
 PAGE = 1000
 _HANDED = 65_536
 _USES_EVERY = 60.0
 
-HIT = """
-SELECT e.kind,
-       iif(e.kind IS NULL, c.meta, e.meta), iif(e.kind IS NULL, c.version, e.version),
+_MINE = """
+SELECT e.kind, iif(e.kind IS NULL, {meta}, e.meta), iif(e.kind IS NULL, c.version, e.version),
        iif(e.kind IS NULL, c.size, e.size), iif(e.kind IS NULL, c.sha, e.sha),
-       iif(e.kind IS NULL, c.modified, e.at),
-       c.checked, c.expires, c.boot = ?2,
-       u.present, c.entry IS u.entry OR c.sha = u.sha, u.meta, u.entry,
-       b.mode, b.filename, b.value
-FROM state s
+       iif(e.kind IS NULL, c.modified, e.at), c.checked, c.expires,
+       b.mode, b.filename, b.value{more}
+FROM {start}
 LEFT JOIN edit e ON e.key = ?1
 LEFT JOIN copy c ON c.key = ?1
-LEFT JOIN upstream u ON u.key = ?1 AND u.gen_from <= s.value
-     AND (u.gen_to IS NULL OR u.gen_to >= s.value)
-LEFT JOIN Cache b ON b.key = coalesce(e.content, c.content) AND b.raw = 1
-WHERE s.name = 'gen'
+{known}CROSS JOIN Cache b ON b.key = coalesce(e.content, c.content) AND b.raw = 1
+WHERE e.kind = 'put' OR e.kind IS NULL AND c.boot = ?2 {good}
 """
-"""What a warm read needs of a key, its bytes included, in one statement: of its edit if there is
-one, of its clean copy otherwise, and of its index entry."""
+
+HIT = _MINE.format(meta="c.meta", more="", start="(SELECT 1) k", known="", good="")
+"""What a warm read needs of a key, its bytes included, in one statement: of its staged value if
+there is one, of its clean copy otherwise. No row: the read isn't warm."""
+
+HIT_INDEXED = _MINE.format(
+    meta="u.meta",
+    more=", u.entry, (SELECT value FROM state WHERE name = 'index_checked')",
+    start="(SELECT value AS gen FROM state WHERE name = 'gen') s",
+    known="LEFT JOIN upstream u ON u.key = ?1 AND u.gen_from <= s.gen"
+    " AND (u.gen_to IS NULL OR u.gen_to >= s.gen)\n",
+    good="AND u.present AND (c.entry IS u.entry OR c.sha = u.sha)",
+)
+"""The same where upstream's index is polled: the copy is what the index lists, and has the
+metadata that stand there."""
 
 _UPSERT_COPY = """
 INSERT INTO copy (key, content, version, sha, size, meta, modified, checked, expires,
@@ -153,11 +161,11 @@ class Catalog:
         con = self.content.connection() if con is None else con
         return row_from(con.execute(ROW, (key,)).fetchone())
 
-    def hit(self, key: str) -> tuple[Any, ...]:
-        """Return the columns of `HIT` for a key."""
+    def hit(self, key: str, sql: str) -> tuple[Any, ...] | None:
+        """Return the row of `HIT` or `HIT_INDEXED` for a key, None if there is none."""
         content = self.content
-        found: tuple[Any, ...] = content.connection().rows(HIT, (key, content.boot))[0]
-        return found
+        found = content.connection().rows(sql, (key, content.boot))
+        return found[0] if found else None
 
     def state(self, name: str) -> Any:
         """Return a counter or setting."""
@@ -385,6 +393,9 @@ class Catalog:
         if old is not None and not asked:
             same = old.present == (meta is not None) and (old.version, old.meta) == (version, meta)
             seen = old.seen if same else old.seen or seen_of_entry(old)
+        if meta is None:
+            # The next read of the copy asks: a warm one looks at no entry.
+            con.execute("UPDATE copy SET expires = 0 WHERE key = ?", (row.key,))
         # A load of an index that is under way may have its own row for the generation to
         # come: what we know now is later than that.
         con.execute("DELETE FROM upstream WHERE key = ? AND gen_from > ?", (row.key, gen))

@@ -133,7 +133,10 @@ class Remote:
 
     def index_is_current(self, max_age: float | None) -> bool:
         """Whether there is no need to ask for the index again."""
-        checked = self.mount.catalog.state("index_checked")
+        return self.is_current(self.mount.catalog.state("index_checked"), max_age)
+
+    def is_current(self, checked: float | None, max_age: float | None) -> bool:
+        """Whether an index that was asked for at `checked` needs no question now."""
         if checked is None:
             return False
         limit = self.poll if max_age is None else max_age
