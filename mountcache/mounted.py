@@ -520,9 +520,9 @@ class MountedStore(AbstractStore):
             If `new` is.
         """
         mine, theirs = self._mine(old), self._mine(new)
-        if self.exists(new):
-            raise ConflictError(f"{new!r} is there already; delete it first", key=new)
         with self.transaction(f"Renaming {old} to {new}"):
+            if self.exists(new):
+                raise ConflictError(f"{new!r} is there already; delete it first", key=new)
             like = self._with_bytes(mine, old)
             self.mount.staging.write_content(theirs, self._announce(theirs), like)
             self.mount.staging.delete(mine, self._announce(mine), partner=theirs)

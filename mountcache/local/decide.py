@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from mountcache.abc import ABSENT, Base
 from mountcache.errors import ConflictError
@@ -32,6 +32,7 @@ __all__ = [
     "base_for",
     "base_of_seen",
     "copy_version",
+    "hides_nothing",
     "merged_meta",
     "same_token",
     "stage_delete",
@@ -47,8 +48,7 @@ class Draft:
     """What a change makes of a key's edit, before it has a place in the catalog."""
 
     key: str
-    kind: EditKind | Literal["forget"]
-    """"forget": there is nothing left to stage."""
+    kind: EditKind
     meta: str
     version: str | None = None
     sha256: str | None = None
@@ -193,11 +193,8 @@ def _metadata_edit(row: Row, meta: str, named: BaseOf | None) -> Draft:
     return Draft(row.key, "meta", meta, content_version(data, parse(meta)), base=named)
 
 
-def stage_delete(row: Row, *, name: str, base: Base, mounted: bool, handed: Seen | None) -> Draft:
-    """Return what a delete makes of the key.
-
-    A local key whose base is absent, and that no request in flight names, is forgotten; any
-    other gets a whiteout. A bare store has no upstream to hide, and forgets.
+def stage_delete(row: Row, *, name: str, base: Base, mounted: bool) -> Draft:
+    """Return what a delete makes of the key: a whiteout, unless it `hides_nothing`.
 
     Raises
     ------
@@ -210,10 +207,18 @@ def stage_delete(row: Row, *, name: str, base: Base, mounted: bool, handed: Seen
     named = _named_base(row, name, base, mounted=mounted)
     if merged_meta(view) is None:
         raise KeyError(row.key)
-    seen = named or base_for(row, handed, mounted=mounted)
-    if not mounted or (row.edit is not None and seen.kind == "absent"):
-        return Draft(row.key, "forget", "{}")
     return Draft(row.key, "del", "{}", base=named)
+
+
+def hides_nothing(row: Row, base: BaseOf, *, mounted: bool) -> bool:
+    """Return whether a whiteout of the key isn't needed: without its edit it is nowhere.
+
+    A bare store has no upstream to hide. Through a mount the base has to be absent: a request
+    in flight may yet make the key, and what is only hidden here has to stay hidden.
+    """
+    if not mounted:
+        return True
+    return base.kind == "absent" and merged_meta(replace(row, edit=None)) is None
 
 
 def _named_base(row: Row, name: str, base: Base, *, mounted: bool) -> BaseOf | None:

@@ -133,6 +133,8 @@ class Journal:
             elif row.edit is not None and row.edit.base.op_id == op.op_id:
                 sha = op.sha256 or op.base.sha256
                 self._rebase(con, op.key, result_base(op.kind, settled.version, sha, settled.meta))
+            if op.kind != "del":
+                self._staging.pass_on(con, op.key, None)
             if op.content is not None:
                 catalog.content.release(con, [op.content])
             con.execute("UPDATE copy SET seen = NULL WHERE key = ?", (op.key,))
@@ -206,6 +208,7 @@ class Journal:
                 " base_meta = ?, base_entry = ?, base_op = ? WHERE key = ?",
                 (key, *base_columns(ABSENT_BASE), edit.key),
             )
+            self._staging.pass_on(con, edit.key, key)
             return self._catalog.row(key, con).edit
 
     def replace_metadata(self, edit: Edit, meta: str) -> bool:
@@ -235,10 +238,11 @@ class Journal:
         """Discard an edit in favour of what upstream has; False if it has changed meanwhile."""
         with self._catalog.content.write() as con:
             row = self._catalog.row(edit.key, con)
-            if row.edit is None or row.edit.seq != edit.seq or row.op is not None:
+            rows = [row, *self._waiting_for(con, edit.key)]
+            if row.edit is None or row.edit.seq != edit.seq or any(each.op for each in rows):
                 return False
-            self._staging.forget(con, row)
-            con.execute("UPDATE copy SET expires = NULL, checked = 0 WHERE key = ?", (edit.key,))
+            for each in rows:
+                self._discard(con, each)
             return True
 
     def revert(self, key: str) -> list[str]:
@@ -257,10 +261,7 @@ class Journal:
             row = self._catalog.row(key, con)
             if row.edit is None:
                 raise KeyError(key)
-            names = [
-                name for (name,) in con.execute("SELECT key FROM edit WHERE partner = ?", (key,))
-            ]
-            rows = [row, *(self._catalog.row(name, con) for name in names)]
+            rows = [row, *self._waiting_for(con, key)]
             for each in rows:
                 if each.op is not None:
                     raise PushInProgressError(
@@ -268,10 +269,18 @@ class Journal:
                     )
             for each in rows:
                 next_seq(con)
-                self._staging.forget(con, each)
-                # Upstream's again: the next read asks upstream.
-                con.execute("UPDATE copy SET expires = 0 WHERE key = ?", (each.key,))
+                self._discard(con, each)
             return [each.key for each in rows]
+
+    def _waiting_for(self, con: sqlite3.Connection, key: str) -> list[Row]:
+        """Return the whiteouts that are the other halves of renames to a key."""
+        found = con.execute("SELECT key FROM edit WHERE partner = ?", (key,)).fetchall()
+        return [self._catalog.row(name, con) for (name,) in found]
+
+    def _discard(self, con: sqlite3.Connection, row: Row) -> None:
+        """Take an edit away; its key is upstream's again, which the next read asks."""
+        self._staging.forget(con, row)
+        con.execute("UPDATE copy SET expires = 0 WHERE key = ?", (row.key,))
 
     def _rebase(self, con: sqlite3.Connection, key: str, base: BaseOf) -> None:
         con.execute(

@@ -34,6 +34,7 @@ from mountcache.local.decide import (
     Draft,
     Token,
     base_for,
+    hides_nothing,
     merged_meta,
     same_token,
     stage_delete,
@@ -91,6 +92,13 @@ class _Transaction:
     read: dict[str, tuple[Token, bool]] = field(default_factory=dict)
     spools: list[Spool] = field(default_factory=list)
 
+    def pass_on(self, key: str, partner: str | None) -> None:
+        """Let whiteouts that wait for a key wait for another, or for none."""
+        for name, other in self.staged.items():
+            if other.draft.partner == key:
+                draft = replace(other.draft, partner=partner)
+                self.staged[name] = replace(other, draft=draft)
+
 
 _OPS_REMEMBERED = 1_000_000
 _OPS_REMEMBERED_FOR = 30 * 86400.0
@@ -133,8 +141,6 @@ class Staging:
         if staged is None:
             return row
         draft = staged.draft
-        if draft.kind == "forget":
-            return replace(row, edit=None)
         base = draft.base or base_for(
             row, self.catalog.handed(row.key), mounted=staged.announce.mounted
         )
@@ -266,15 +272,7 @@ class Staging:
         """
 
         def make(row: Row) -> Draft:
-            draft = stage_delete(
-                row,
-                name=announce.key,
-                base=base,
-                mounted=announce.mounted,
-                handed=self.catalog.handed(key),
-            )
-            if not announce.mounted and row.op is not None:
-                raise _in_flight(announce.key)
+            draft = stage_delete(row, name=announce.key, base=base, mounted=announce.mounted)
             return replace(draft, partner=partner)
 
         return self._change(key, announce, make, None, op_id)
@@ -326,6 +324,8 @@ class Staging:
                 transaction.spools.append(spool)
         if before is not None and draft.base is None:
             draft = replace(draft, base=before.draft.base)
+        if draft.kind == "del":
+            transaction.pass_on(key, draft.partner)
         transaction.staged[key] = _Staged(draft, spool, announce, was)
         return Pushed(draft.version, enforced=True)
 
@@ -383,38 +383,39 @@ class Staging:
         group = 0
         for key, staged in transaction.staged.items():
             row = self.catalog.row(key, con)
-            if staged.draft.kind in ("forget", "del"):
-                # Whiteouts of a rename wait for the new name: it goes on, or ends here.
-                con.execute(
-                    "UPDATE edit SET partner = ? WHERE partner = ?", (staged.draft.partner, key)
-                )
+            draft, mounted = staged.draft, staged.announce.mounted
+            base = draft.base or base_for(row, self.catalog.handed(key), mounted=mounted)
+            if draft.kind == "del":
+                self.pass_on(con, key, draft.partner)
+                if not mounted and row.op is not None:
+                    raise _in_flight(staged.announce.key)
             seq = next_seq(con)
             group = group or seq
             if row.edit is not None and len(transaction.staged) == 1:
                 group = row.edit.group
             elif row.edit is not None:
                 con.execute("UPDATE edit SET grp = ? WHERE grp = ?", (group, row.edit.group))
-            if staged.draft.kind == "forget":
+            if draft.kind == "del" and hides_nothing(row, base, mounted=mounted):
                 self.forget(con, row)
             else:
-                self._write_edit(con, row, staged, seq, group, transaction.notes)
+                self._write_edit(con, row, staged, base, seq, group, transaction.notes)
 
     def _write_edit(
         self,
         con: sqlite3.Connection,
         row: Row,
         staged: _Staged,
+        base: BaseOf,
         seq: int,
         group: int,
         notes: str,
     ) -> None:
         catalog, draft, announce = self.catalog, staged.draft, staged.announce
         content = draft.content
-        if draft.kind == "put" and staged.spool is not None and content is None:
-            content = catalog.content.adopt(con, staged.spool)
-        elif draft.kind == "put" and content is None:
-            content = catalog.content.adopt(con, _empty(catalog))
-        base = draft.base or base_for(row, catalog.handed(row.key), mounted=announce.mounted)
+        if content is not None:
+            self._check_here(con, content, announce.key)
+        elif draft.kind == "put":
+            content = catalog.content.adopt(con, staged.spool or _empty(catalog))
         con.execute(
             _UPSERT_EDIT,
             (
@@ -430,6 +431,21 @@ class Staging:
             con.execute("UPDATE copy SET seen = NULL WHERE key = ?", (row.key,))
             con.execute("UPDATE upstream SET seen = NULL WHERE key = ?", (row.key,))
             catalog.forget_handed(row.key)
+
+    def _check_here(self, con: sqlite3.Connection, content: str, key: str) -> None:
+        """Make sure that bytes which were a clean copy's haven't been evicted meanwhile."""
+        named = "SELECT 1 FROM Cache WHERE key = ? AND raw = 1"
+        if con.execute(named, (content,)).fetchone() is None:
+            raise ConflictError(
+                f"the bytes for {key!r} were dropped here meanwhile; nothing was committed: do it "
+                "again",
+                key=key,
+            )
+
+    @staticmethod
+    def pass_on(con: sqlite3.Connection, key: str, partner: str | None) -> None:
+        """Let whiteouts that wait for a key wait for another, or for none, inside a commit."""
+        con.execute("UPDATE edit SET partner = ? WHERE partner = ?", (partner, key))
 
     def forget(self, con: sqlite3.Connection, row: Row) -> None:
         """Take an edit away inside a commit; its key is upstream's again."""
@@ -448,9 +464,12 @@ class Staging:
 
 
 def _note_read(transaction: _Transaction, row: Row, *, mounted: bool) -> None:
-    before = transaction.read.get(row.key)
-    if before is None or not before[0].known:
-        transaction.read[row.key] = (token_of(row, mounted=mounted), mounted)
+    token = token_of(row, mounted=mounted)
+    before, _ = transaction.read.get(row.key, (token, mounted))
+    # What was unknown at the first look may be known by now; an edit is a change all the same.
+    if not before.known and before.edit_seq == token.edit_seq:
+        before = token
+    transaction.read[row.key] = (before, mounted)
 
 
 def _event(staged: _Staged, announce: Announce) -> BaseEvent | None:

@@ -276,13 +276,20 @@ class _Run:
             return PushResult(key, "skipped", "the push was stopped before this key")
         if edit.kind == "del" and edit.partner is not None:
             partner = before.get(edit.partner)
-            waiting = self._mount.catalog.row(edit.partner).edit
+            now = self._mount.catalog.row(edit.key).edit
+            if now is None and partner is not None:
+                return PushResult(
+                    key, "already there", "half of a rename that was discarded: not deleted"
+                )
+            waiting = None
+            if now is not None and now.partner is not None:
+                waiting = self._mount.catalog.row(now.partner).edit
             if waiting is not None and waiting.kind != "del":
                 why = partner.message if partner is not None else "it isn't being pushed"
                 return PushResult(
                     key,
                     "skipped",
-                    f"half of a rename: not deleted, since {self._mount.full(edit.partner)!r} "
+                    f"half of a rename: not deleted, since {self._mount.full(waiting.key)!r} "
                     f"isn't upstream yet ({why})",
                 )
         try:
