@@ -18,7 +18,7 @@ from typing import Any
 from mountcache.abc import ABSENT
 from mountcache.errors import DirectoryError
 from mountcache.jsonform import normal_value, parse
-from mountcache.local import schema
+from mountcache.local import schema, undo
 from mountcache.local.content import Content
 from mountcache.local.decide import seen_of_copy, seen_of_entry
 from mountcache.local.records import Clean, Copy, Edit, Op, Row, Seen
@@ -38,6 +38,7 @@ __all__ = ["HIT", "HIT_INDEXED", "Catalog", "literal_prefix"]
 
 PAGE = 1000
 _HANDED = 65_536
+_UNDO_WITHOUT_LIMIT = 64 * 2**20
 _USES_EVERY = 60.0
 
 _MINE = """
@@ -497,17 +498,16 @@ class Catalog:
     def room_for(self, size: int) -> bool:
         """Make room for a copy of `size` bytes; False if there can be none.
 
-        Clean copies go, least recently used first; never a pinned one or one that a staged
-        edit is based on.
+        What was kept for undo goes first, then clean copies, least recently used first; never a
+        pinned one or one that a staged edit is based on.
         """
         limit = self._size_limit
         if self.content.readonly or (limit is not None and size > limit):
             return False
-        short = self._shortage(size)
-        if short > 0:
-            self._evict(short)
-            short = self._shortage(size)
-        return short <= 0
+        while (short := self._shortage(size)) > 0:
+            if not self._evict(short):
+                return False
+        return True
 
     def available(self) -> int | None:
         """Return how many bytes of copies could be kept if all evictable ones went."""
@@ -515,13 +515,13 @@ class Catalog:
         (clean,) = con.execute(
             "SELECT coalesce(sum(size), 0) FROM copy WHERE NOT pinned"
         ).fetchone()
-        free: int = self.content.free_bytes() - self._min_free + clean
+        free: int = self.content.free_bytes() - self._min_free + clean + self.state("undo_bytes")
         return free if self._size_limit is None else min(free, self._size_limit)
 
     def _shortage(self, size: int) -> int:
         con = self.content.connection()
         (clean, partial) = con.execute(
-            "SELECT (SELECT value FROM state WHERE name = 'clean_bytes'),"
+            "SELECT (SELECT sum(value) FROM state WHERE name IN ('clean_bytes', 'undo_bytes')),"
             " (SELECT coalesce(sum(size), 0) FROM partial)"
         ).fetchone()
         short = size + self._min_free - self.content.free_bytes()
@@ -529,9 +529,12 @@ class Catalog:
             short = max(short, clean + partial + size - self._size_limit)
         return int(short)
 
-    def _evict(self, amount: int) -> None:
+    def _evict(self, amount: int) -> bool:
+        """Let go of about `amount` bytes; tell if there was anything to go."""
         with self.content.write() as con:
             self._write_uses(con, self.clock(), now_too=True)
+            undone = undo.drop(con, self.content, amount, self.clock())
+            amount -= undone
             gone: list[tuple[str, str]] = []
             for key, content, size in con.execute(
                 "SELECT key, content, size FROM copy WHERE NOT pinned"
@@ -543,6 +546,18 @@ class Catalog:
                 amount -= size
             con.executemany("DELETE FROM copy WHERE key = ?", [(key,) for key, _ in gone])
             self.content.release(con, [content for _, content in gone])
+            return bool(gone) or undone > 0
+
+    def take_away(self, con: sqlite3.Connection, edit: Edit, why: undo.Why) -> None:
+        """Keep an edit for undo inside the commit that takes it away."""
+        limit = self._size_limit
+        room = _UNDO_WITHOUT_LIMIT if limit is None else limit // 4
+        undo.keep(con, self.content, edit, why, self.clock(), room)
+
+    def empty_undo(self) -> bool:
+        """Let go of all that was kept for undo, since space is short; tell if that was any."""
+        with self.content.write() as con:
+            return undo.drop(con, self.content, 2**62, self.clock()) > 0
 
     def _write_uses(self, con: sqlite3.Connection, now: float, *, now_too: bool = False) -> int:
         """Write the uses counted in memory, at most once a minute; return the count of uses."""

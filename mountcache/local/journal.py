@@ -18,6 +18,7 @@ from mountcache.local.catalog import Catalog, get_state
 from mountcache.local.records import ABSENT_BASE, BaseOf, Clean, Copy, Edit, Op, Row
 from mountcache.local.rows import OP_ROWS, base_columns, norm_of, op_from
 from mountcache.local.staging import Staging, next_seq, result_base
+from mountcache.local.undo import Why
 
 __all__ = ["Journal", "Settled"]
 
@@ -242,7 +243,7 @@ class Journal:
             if row.edit is None or row.edit.seq != edit.seq or any(each.op for each in rows):
                 return False
             for each in rows:
-                self._discard(con, each)
+                self._discard(con, each, "given up")
             return True
 
     def revert(self, key: str) -> list[str]:
@@ -269,7 +270,7 @@ class Journal:
                     )
             for each in rows:
                 next_seq(con)
-                self._discard(con, each)
+                self._discard(con, each, "reverted")
             return [each.key for each in rows]
 
     def _waiting_for(self, con: sqlite3.Connection, key: str) -> list[Row]:
@@ -277,8 +278,10 @@ class Journal:
         found = con.execute("SELECT key FROM edit WHERE partner = ?", (key,)).fetchall()
         return [self._catalog.row(name, con) for (name,) in found]
 
-    def _discard(self, con: sqlite3.Connection, row: Row) -> None:
+    def _discard(self, con: sqlite3.Connection, row: Row, why: Why) -> None:
         """Take an edit away; its key is upstream's again, which the next read asks."""
+        if row.edit is not None:
+            self._catalog.take_away(con, row.edit, why)
         self._staging.forget(con, row)
         con.execute("UPDATE copy SET expires = 0 WHERE key = ?", (row.key,))
 

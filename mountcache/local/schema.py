@@ -150,7 +150,7 @@ CREATE TRIGGER staged_bytes_are_final BEFORE UPDATE ON Cache WHEN EXISTS ({_NAME
 BEGIN SELECT RAISE(ABORT, 'these bytes are staged'); END;
 """
 
-_COUNTED = {"copy": "clean_bytes", "edit": "staged_bytes"}
+_COUNTED = {"copy": "clean_bytes", "edit": "staged_bytes", "undo": "undo_bytes"}
 
 _COUNTERS = "".join(
     f"""
@@ -171,6 +171,7 @@ _STATE = {
     "complete": 0,
     "clean_bytes": 0,
     "staged_bytes": 0,
+    "undo_bytes": 0,
     "used": 0,
     "index_checked": None,
     "index_validators": None,

@@ -17,7 +17,13 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from mountcache.abc import ABSENT, AbstractStore, Base, Pushed, Readable, chunks
-from mountcache.errors import ConflictError, PushInProgressError, TransactionError
+from mountcache.errors import (
+    ConflictError,
+    PushInProgressError,
+    StoreError,
+    StoreFullError,
+    TransactionError,
+)
 from mountcache.events import (
     BaseEvent,
     StoreDeleteEvent,
@@ -43,6 +49,7 @@ from mountcache.local.decide import (
 )
 from mountcache.local.records import ABSENT_BASE, NO_BASE, BaseOf, Edit, Row
 from mountcache.local.rows import base_columns, norm_of
+from mountcache.local.undo import Why
 
 __all__ = ["Announce", "Staging"]
 
@@ -238,12 +245,23 @@ class Staging:
                 spool.finish(self.catalog.content.durable)
             make = _write(announce, base, (spool.sha256, spool.size), meta, merge)
             pushed = self._change(key, announce, make, spool, op_id, depends=base is not None)
-        except BaseException:
+        except BaseException as error:
             spool.discard()
+            if isinstance(error, StoreFullError) and self._make_room():
+                raise StoreFullError(
+                    f"{error}; what was kept for undo has gone, which made some: try again"
+                ) from error
             raise
         if self.current() is None:
             spool.discard()
         return pushed
+
+    def _make_room(self) -> bool:
+        """Let go of what is kept for undo, the first to go; tell if that was any."""
+        try:
+            return self.catalog.empty_undo()
+        except StoreError:
+            return False  # the disk is as full as that
 
     def write_content(self, key: str, announce: Announce, like: Edit) -> None:
         """Stage the bytes and metadata of another key, without a copy of the bytes."""
@@ -395,6 +413,9 @@ class Staging:
                 group = row.edit.group
             elif row.edit is not None:
                 con.execute("UPDATE edit SET grp = ? WHERE grp = ?", (group, row.edit.group))
+            if mounted and row.edit is not None and _loses(row.edit, draft):
+                why: Why = "deleted" if draft.kind == "del" else "replaced"
+                self.catalog.take_away(con, row.edit, why)
             if draft.kind == "del" and hides_nothing(row, base, mounted=mounted):
                 self.forget(con, row)
             else:
@@ -470,6 +491,12 @@ def _note_read(transaction: _Transaction, row: Row, *, mounted: bool) -> None:
     if not before.known and before.edit_seq == token.edit_seq:
         before = token
     transaction.read[row.key] = (before, mounted)
+
+
+def _loses(edit: Edit, draft: Draft) -> bool:
+    """Return whether a change takes away what was staged: it isn't the same, and isn't moved."""
+    same = (edit.kind, edit.sha256, edit.meta) == (draft.kind, draft.sha256, draft.meta)
+    return not same and draft.partner is None
 
 
 def _event(staged: _Staged, announce: Announce) -> BaseEvent | None:
