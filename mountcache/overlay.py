@@ -30,7 +30,7 @@ from mountcache.errors import (
 )
 from mountcache.jsonform import content_version, parse, spelling
 from mountcache.local.catalog import HIT, HIT_INDEXED, matcher
-from mountcache.local.decide import copy_version, seen_of_copy, seen_of_entry
+from mountcache.local.decide import copy_version, seen_of_copy
 from mountcache.local.records import Copy, Edit, Entry, Row, Seen
 from mountcache.local.store import reread
 from mountcache.local.value import Snapshot
@@ -176,10 +176,10 @@ class Overlay:
             asked_today = 0 <= age < _DAY and copy.expires != 0
             if not (promise_of(entry.entry).digest or asked_today or stale):
                 copy = self._reconfirmed(row, copy, entry, options) or copy
-            return self._of_copy(copy, stale=stale, meta=entry.meta)
+            return self._of_copy(copy, stale=stale, entry=entry)
         if copy is not None and (stale or options.offline == "prefer"):
             return self._of_copy(copy, stale=True)
-        self._catalog.hand_out(key, seen_of_entry(entry))
+        self._catalog.hand_out_entry(entry)
         return Snapshot(
             key, entry.meta, source="upstream",
             fetch=lambda: self._download_indexed(row, entry, options),
@@ -271,7 +271,7 @@ class Overlay:
         """Return what can be said of a key without upstream."""
         known = row.entry
         if known is not None and known.present:
-            self._catalog.hand_out(row.key, seen_of_entry(known))
+            self._catalog.hand_out_entry(known)
             return Snapshot(
                 row.key, known.meta, source="upstream",
                 fetch=lambda: self._not_here(row.key, error), version=known.version,
@@ -381,11 +381,15 @@ class Overlay:
             lambda: fetch.open_range(self._mount, row.key, known, start, end), options
         )
 
-    def _of_copy(self, copy: Copy, *, stale: bool = False, meta: str | None = None) -> Snapshot:
+    def _of_copy(self, copy: Copy, *, stale: bool = False, entry: Entry | None = None) -> Snapshot:
+        """Return the value of a copy, under the metadata of an entry if one is given."""
+        seen = seen_of_copy(copy)
+        if entry is not None:
+            seen = seen._replace(meta=entry.meta, entry=entry.entry)
         self._catalog.use(copy.key)
-        self._catalog.hand_out(copy.key, seen_of_copy(copy))
+        self._catalog.hand_out(copy.key, seen)
         return Snapshot(
-            copy.key, copy.meta if meta is None else meta,
+            copy.key, copy.meta if entry is None else entry.meta,
             stream=self._catalog.open_copy(copy), source="cached", version=copy_version(copy),
             size=copy.size, sha256=copy.sha256, modified=copy.modified,
             age=max(0.0, self._mount.clock() - copy.checked), stale=stale,

@@ -14,6 +14,13 @@ from mountcache.local.records import UNKNOWN_BASE
 
 __all__ = ["UNKNOWN_BASE", "bind", "rebind"]
 
+_WEAKEN = """
+UPDATE {table} SET base_kind = CASE WHEN base_sha IS NULL THEN 'unknown' ELSE 'digest' END,
+                   base = NULL, base_entry = NULL
+WHERE base_kind IN ('version', 'digest', 'entry', 'absent')
+"""
+"""Versions of the old upstream mean nothing: digests do, and absence is unknown."""
+
 
 def bind(catalog: Catalog, identity: str | None, mount_point: str) -> None:
     """Remember upstream and mount point, or check that they are the ones remembered.
@@ -49,16 +56,23 @@ def bind(catalog: Catalog, identity: str | None, mount_point: str) -> None:
             _forget_upstream(con, catalog)
         set_state(con, "identity", identity)
         set_state(con, "mount_point", mount_point)
+    if identity is None:
+        catalog.forget_all_handed()
 
 
 def rebind(catalog: Catalog, identity: str, mount_point: str) -> None:
     """Belong to another upstream from now on."""
     with catalog.content.write() as con:
-        con.execute("UPDATE copy SET validators = '', version = NULL, expires = NULL, entry = NULL")
+        con.execute(
+            "UPDATE copy SET validators = '', version = NULL, expires = NULL, entry = NULL,"
+            " seen = json_set(seen, '$.version', NULL, '$.entry', NULL, '$.absent', json('false'))"
+        )
         _forget_listing(con)
-        _weaken_bases(con)
+        for table in ("edit", "op"):
+            con.execute(_WEAKEN.format(table=table))
         set_state(con, "identity", identity)
         set_state(con, "mount_point", mount_point)
+    catalog.forget_all_handed()
 
 
 def _forget_upstream(con: sqlite3.Connection, catalog: Catalog) -> None:
@@ -79,12 +93,3 @@ def _forget_listing(con: sqlite3.Connection) -> None:
     set_state(con, "index_size", 0)
     set_state(con, "complete", 0)
     set_state(con, "gen", get_state(con, "gen") + 1)
-
-
-def _weaken_bases(con: sqlite3.Connection) -> None:
-    """Versions of the old upstream mean nothing: digests do, and absence is unknown."""
-    con.execute(
-        "UPDATE edit SET base_kind = CASE WHEN base_sha IS NULL THEN 'unknown' ELSE 'digest' END,"
-        " base = NULL, base_entry = NULL"
-        " WHERE base_kind IN ('version', 'digest', 'entry', 'absent')"
-    )

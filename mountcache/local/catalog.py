@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import fnmatch
 import io
+import logging
 import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mountcache.abc import ABSENT
-from mountcache.errors import DirectoryError
-from mountcache.jsonform import normal_value, parse
+from mountcache.errors import DirectoryError, StoreError
+from mountcache.jsonform import normal_value, parse, spelling
 from mountcache.local import schema, undo
 from mountcache.local.content import Content
 from mountcache.local.decide import seen_of_copy, seen_of_entry
-from mountcache.local.records import Clean, Copy, Edit, Op, Row, Seen
+from mountcache.local.records import Clean, Copy, Edit, Entry, Op, Row, Seen
 from mountcache.local.rows import (
     EDIT_ROWS,
     OP_ROWS,
@@ -40,6 +42,9 @@ PAGE = 1000
 _HANDED = 65_536
 _UNDO_WITHOUT_LIMIT = 64 * 2**20
 _USES_EVERY = 60.0
+_LAST_WAIT = 0.5
+
+_logger = logging.getLogger("mountcache")
 
 _MINE = """
 SELECT e.kind, iif(e.kind IS NULL, {meta}, e.meta), iif(e.kind IS NULL, c.version, e.version),
@@ -88,6 +93,19 @@ ON CONFLICT (key, gen_from) DO UPDATE SET
     entry = excluded.entry, version = excluded.version, sha = excluded.sha,
     size = excluded.size, checked = excluded.checked, seen = excluded.seen,
     masked = excluded.masked, mask_entry = excluded.mask_entry
+"""
+
+_NOTHING = Seen("")
+
+_USE_COPY = """
+UPDATE copy SET used = ?1, seen = iif(coalesce(version, 'None') = ?3 AND sha = ?4, NULL, seen)
+WHERE key = ?2
+"""
+"""Notes a use, and that a reader was given this version of it: it ends what was seen before."""
+
+_SEE_ENTRY = """
+UPDATE upstream SET seen = NULL WHERE key = ?1 AND seen IS NOT NULL
+AND (version = ?2 OR (version IS NULL AND entry = ?3))
 """
 
 
@@ -149,11 +167,15 @@ class Catalog:
                 set_state(con, "size_limit", self.content.default_limit())
 
     def close(self) -> None:
-        """Write what is only in memory, and close the database."""
-        if self._uses and not self.content.readonly:
-            with self.content.write() as con:
-                self._write_uses(con, self.clock(), now_too=True)
-        self.content.close()
+        """Write what is only in memory, if that can be done now, and close the database."""
+        try:
+            if self._uses and not self.content.readonly:
+                with self.content.write(_LAST_WAIT) as con:
+                    self._write_uses(con, self.clock(), now_too=True)
+        except StoreError as error:
+            _logger.info("what was used last isn't noted: %s", error)
+        finally:
+            self.content.close()
 
     # -- looking -------------------------------------------------------------------------
 
@@ -216,8 +238,12 @@ class Catalog:
             A shell pattern that the keys must match.
         """
         wanted = {name: normal_value(value) for name, value in where.items()}
-        # A JSON path can't spell a name with a quote in it: such are looked at here.
-        odd = {name: wanted.pop(name) for name in list(wanted) if '"' in name or "\\" in name}
+        # A JSON path can't spell a name that JSON escapes: such are looked at here.
+        odd = {
+            name: wanted.pop(name)
+            for name in list(wanted)
+            if spelling({name: 0}) != f'{{"{name}":0}}'
+        }
         sql, parameters = _view_sql(wanted, merged)
         low = literal_prefix(pattern or "")
         matches = re.compile(fnmatch.translate(pattern)).match if pattern is not None else None
@@ -273,20 +299,32 @@ class Catalog:
         """Note in memory what a reader was given, as the base of a later edit."""
         handed = self._handed
         if len(handed) >= _HANDED and key not in handed:
-            # Dicts keep their order: this is the one handed out first.
-            handed.pop(next(iter(handed)), None)
+            # Dicts keep their order: this is the one handed out first. Where another thread
+            # comes in between, that one makes the room.
+            with suppress(RuntimeError):
+                handed.pop(next(iter(handed)), None)
         handed[key] = seen
 
     def handed(self, key: str) -> Seen | None:
         """Return what was handed out last for a key in this process."""
         return self._handed.get(key)
 
+    def hand_out_entry(self, entry: Entry) -> None:
+        """Note that a reader was given what the index says of a key."""
+        self.hand_out(entry.key, seen_of_entry(entry))
+        if entry.seen is not None:
+            self.use(entry.key)
+
     def forget_handed(self, key: str) -> None:
         """Forget what was handed out: a newer state of the key is the author's own."""
         self._handed.pop(key, None)
 
+    def forget_all_handed(self) -> None:
+        """Forget all that was handed out: it was another upstream's."""
+        self._handed.clear()
+
     def use(self, key: str) -> None:
-        """Count a use of a copy; written with a later commit."""
+        """Count a use of a copy, or a read that ends a `seen`; written with a later commit."""
         self._uses.add(key)
 
     # -- copies and entries --------------------------------------------------------------
@@ -470,9 +508,9 @@ class Catalog:
             self._write_uses(con, now)
             con.execute(
                 "UPDATE copy SET checked = ?, expires = ?, validators = ?, version = ?,"
-                " entry = ?, meta = ? WHERE key = ? AND content = ?",
+                " entry = ?, meta = ? WHERE key = ? AND content = ? AND version IS ? AND meta = ?",
                 (now, None if lifetime is None else now + lifetime, validators, version,
-                 entry, meta, copy.key, copy.content),
+                 entry, meta, copy.key, copy.content, copy.version, copy.meta),
             )  # fmt: skip
 
     def note_sound(self, copy: Copy) -> None:
@@ -560,13 +598,16 @@ class Catalog:
             return undo.drop(con, self.content, 2**62, self.clock()) > 0
 
     def _write_uses(self, con: sqlite3.Connection, now: float, *, now_too: bool = False) -> int:
-        """Write the uses counted in memory, at most once a minute; return the count of uses."""
+        """Write the uses noted in memory, at most once a minute; return the count of uses."""
         used: int = get_state(con, "used") + 1
         set_state(con, "used", used)
         if now_too or not 0 <= now - self._uses_written < _USES_EVERY:
             self._uses_written = now
             uses, self._uses = self._uses, set()
-            con.executemany("UPDATE copy SET used = ? WHERE key = ?", [(used, k) for k in uses])
+            # Copied in one step: other threads may still be at the set.
+            read = [(used, key, self._handed.get(key, _NOTHING)) for key in tuple(uses)]
+            con.executemany(_USE_COPY, [(n, k, str(s.version), s.sha256) for n, k, s in read])
+            con.executemany(_SEE_ENTRY, [(k, str(s.version), s.entry) for _, k, s in read])
         return used
 
 

@@ -139,7 +139,7 @@ class Journal:
             if op.content is not None:
                 catalog.content.release(con, [op.content])
             con.execute("UPDATE copy SET seen = NULL WHERE key = ?", (op.key,))
-            catalog.forget_handed(op.key)
+        catalog.forget_handed(op.key)
 
     def refused(self, op: Op, message: str | None = None, *, half: BaseOf | None = None) -> None:
         """Note that upstream didn't apply an op; what was staged is staged as before.

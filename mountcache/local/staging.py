@@ -451,7 +451,6 @@ class Staging:
             # The author has seen what is there now: a replacement nobody had asked for ends.
             con.execute("UPDATE copy SET seen = NULL WHERE key = ?", (row.key,))
             con.execute("UPDATE upstream SET seen = NULL WHERE key = ?", (row.key,))
-            catalog.forget_handed(row.key)
 
     def _check_here(self, con: sqlite3.Connection, content: str, key: str) -> None:
         """Make sure that bytes which were a clean copy's haven't been evicted meanwhile."""
@@ -477,8 +476,11 @@ class Staging:
             self.catalog.content.release(con, [row.edit.content])
 
     def _announce(self, transaction: _Transaction) -> None:
-        for staged in transaction.staged.values():
+        """Make known what was committed."""
+        for key, staged in transaction.staged.items():
             announce = staged.announce
+            if announce.mounted:
+                self.catalog.forget_handed(key)
             event = _event(staged, announce)
             if event is not None:
                 announce.store.event_manager.emit(event)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+import warnings
 from types import TracebackType
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ _IN_MEMORY: Final = 1048576
 class Writer(io.BufferedIOBase):
     """Collects what is written in a temporary file, and stages it when it is closed.
 
-    Left by an exception, it stages nothing.
+    Left by an exception, or never closed, it stages nothing.
     """
 
     def __init__(self, store: AbstractStore, key: str) -> None:
@@ -37,6 +38,17 @@ class Writer(io.BufferedIOBase):
                 super().close()
                 spool.seek(0)
                 self._store.set_data(self._key, spool)
+
+    def __del__(self) -> None:
+        # What was never closed may be half of what was meant.
+        if not self.closed:
+            warnings.warn(
+                f"what was written to {self._key!r} was never closed, and isn't staged",
+                ResourceWarning,
+                stacklevel=2,
+            )
+            self._spool.close()
+            super().close()
 
     def __exit__(
         self,
