@@ -7,13 +7,14 @@ as well.
 from __future__ import annotations
 
 import logging
-import threading
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from types import BuiltinMethodType, MethodType
 from typing import Any, TypeVar
+
+from mountcache.locks import Lock
 
 __all__ = ["BaseEvent", "EventManager"]
 
@@ -104,7 +105,7 @@ class EventManager:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._connections = _Connections()
         self._count = 0
 

@@ -59,6 +59,7 @@ from mountcache.local.records import Edit, Row, StagedEdit
 from mountcache.local.staging import Announce
 from mountcache.local.store import default_author
 from mountcache.local.writer import Writer
+from mountcache.locks import Lock
 from mountcache.overlay import Overlay
 from mountcache.sync.mount import Mount
 from mountcache.sync.push import push_mount
@@ -118,7 +119,7 @@ class MountedStore(AbstractStore):
         self._options = Options(max_age=max_age, offline=check_offline(offline))
         self._local = mirrored(mount_store)
         self._mirror = self._local if isinstance(self._local, Mirror) else None
-        self._opening = threading.Lock()
+        self._opening = Lock()
         self._overlay_: Overlay | None = None
         self._remote_: Remote | None = None
         self._mount_: Mount | None = None

@@ -43,6 +43,7 @@ from mountcache.errors import (
     StoreUnavailableError,
     UpstreamError,
 )
+from mountcache.locks import Lock
 
 __all__ = ["Answer", "Payload", "Transport"]
 
@@ -185,7 +186,7 @@ class Transport:
         self._retries = retries
         self._root = urls[0]
         self._homes = frozenset(origin_of(url) for url in urls)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._stopping = threading.Event()
         self._credentials: object = None
         self._session: OwnSession | None = None

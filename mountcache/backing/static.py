@@ -40,6 +40,7 @@ from mountcache.errors import (
 from mountcache.events import EventManager, StoreDeleteEvent, StoreSetEvent, StoreUpdateEvent
 from mountcache.jsonform import normal_form, normal_value, parse
 from mountcache.keys import check_http_key, quote_key
+from mountcache.locks import Lock
 
 __all__ = ["StaticURLStore"]
 
@@ -145,7 +146,7 @@ class StaticURLStore(AbstractReadOnlyStore):
         self._index: dict[str, str] | None = None
         self._index_read = 0.0
         self._index_validators: str | None = None
-        self._reading = threading.Lock()
+        self._reading = Lock()
         self._polling: threading.Thread | None = None
         self._stop = threading.Event()
 

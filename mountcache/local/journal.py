@@ -7,7 +7,7 @@ key are ordinary edits whose base is that op. Each answer is one commit for its 
 from __future__ import annotations
 
 import sqlite3
-import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from mountcache.local.records import ABSENT_BASE, BaseOf, Clean, Copy, Edit, Op,
 from mountcache.local.rows import OP_ROWS, base_columns, norm_of, op_from
 from mountcache.local.staging import Staging, next_seq, result_base
 from mountcache.local.undo import Why
+from mountcache.locks import Lock
 
 __all__ = ["Journal", "Settled"]
 
@@ -42,8 +43,8 @@ class Journal:
         self._catalog = catalog
         self._staging = staging
         self._lock = catalog.content.lock("push")
-        self._sharing = threading.Lock()
-        self._pushers = 0
+        self._sharing = Lock()
+        self._pushers: Counter[str] = Counter()
 
     @contextmanager
     def pushing(self, wait: float = 5.0) -> Iterator[None]:
@@ -54,21 +55,23 @@ class Journal:
         StoreBusyError
             If another process holds it for longer than `wait` seconds.
         """
-        lock = self._lock
+        lock, mine = self._lock, self._catalog.content.token
         with self._sharing:
-            if not self._pushers and not lock.acquire(wait):
+            if not self._pushers[mine] and not lock.acquire(wait):
                 raise StoreBusyError(
                     f"another process ({lock.holder()}) is pushing from this directory; "
                     "try again when it has ended"
                 )
-            self._pushers += 1
+            self._pushers[mine] += 1
         try:
             yield
         finally:
-            with self._sharing:
-                self._pushers -= 1
-                if not self._pushers:
-                    lock.release()
+            # A forked child has another token: what its parent holds isn't its own.
+            if mine == self._catalog.content.token:
+                with self._sharing:
+                    self._pushers[mine] -= 1
+                    if not self._pushers[mine]:
+                        lock.release()
 
     def begin(self, edit: Edit, base: BaseOf, op_id: str) -> Op | None:
         """Copy an edit into a new op; None if the edit has changed, or is being sent.

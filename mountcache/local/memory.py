@@ -38,6 +38,10 @@ class MemoryLock:
     def holder(self) -> str:
         return "this process" if self._lock.locked() else ""
 
+    def forget(self) -> None:
+        """Drop, in a forked child, what its parent holds."""
+        self._lock = threading.Lock()
+
 
 class MemoryContent(DatabaseContent):
     """The bytes of a store, in memory.
@@ -127,7 +131,8 @@ class MemoryContent(DatabaseContent):
             self._turn.acquire()
         self._token = secrets.token_hex(16)
         self._counter = count()
-        self._locks.clear()
+        for lock in self._locks.values():
+            lock.forget()
 
 
 class MemoryStore(LocalStore):

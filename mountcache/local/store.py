@@ -10,7 +10,6 @@ import getpass
 import io
 import os
 import socket
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
@@ -41,6 +40,7 @@ from mountcache.local.lending import lent
 from mountcache.local.records import Edit, StoredRecord
 from mountcache.local.staging import Announce, Staging
 from mountcache.local.value import Snapshot
+from mountcache.locks import Lock
 
 __all__ = ["LocalStore", "default_author", "reread"]
 
@@ -80,7 +80,7 @@ class LocalStore(AbstractStore):
         self._open_content = open_content
         self._size_limit = size_limit
         self._min_free = min_free
-        self._opening = threading.Lock()
+        self._opening = Lock()
         self._catalog: Catalog | None = None
         self._staging: Staging | None = None
         self._journal: Journal | None = None

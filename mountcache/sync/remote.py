@@ -20,6 +20,7 @@ from mountcache.events import (
 )
 from mountcache.jsonform import parse
 from mountcache.local import listing
+from mountcache.locks import Lock
 from mountcache.sync.mount import Mount
 
 __all__ = ["Offline", "Options", "Remote"]
@@ -61,8 +62,8 @@ class Remote:
 
     def __init__(self, mount: Mount) -> None:
         self.mount = mount
-        self._lock = threading.Lock()
-        self._polling = threading.Lock()
+        self._lock = Lock()
+        self._polling = Lock()
         self._pause = 0.0
         self._until = 0.0
         self._read_since_connect = False
