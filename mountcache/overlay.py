@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from mountcache.abc import (
@@ -123,7 +124,7 @@ class Overlay:
             return self._staged(row, row.edit, options)
         row = self._with_sound_copy(row)
         if self._indexed:
-            return self._indexed_value(key, options)
+            return self._indexed_value(key, options, data=data)
         return self._asked_value(row, options, data=data)
 
     # -- staged --------------------------------------------------------------------------
@@ -159,7 +160,7 @@ class Overlay:
 
     # -- through an index ----------------------------------------------------------------
 
-    def _indexed_value(self, key: str, options: Options) -> Value:
+    def _indexed_value(self, key: str, options: Options, *, data: bool) -> Value:
         stale = self.refresh_index(options)
         row = self._with_sound_copy(self._mount.staging.row(key, mounted=True))
         entry, copy = row.entry, row.copy
@@ -180,9 +181,13 @@ class Overlay:
         if copy is not None and (stale or options.offline == "prefer"):
             return self._of_copy(copy, stale=True)
         self._catalog.hand_out_entry(entry)
+
+        def download() -> io.BufferedIOBase:
+            return self._download_indexed(row, entry, options)
+
         return Snapshot(
             key, entry.meta, source="upstream",
-            fetch=lambda: self._download_indexed(row, entry, options),
+            fetch=(lambda: self._or_copy(download, copy, options)) if data else download,
             fetch_range=lambda start, end: self._range(row, None, options, start, end),
             version=entry.version, sha256=entry.sha256,
             size=entry.size or promise_of(entry.entry).size,
@@ -259,7 +264,7 @@ class Overlay:
         ):
             return self._of_copy(copy)
         try:
-            return self._upstream_value(row, options, data=data)
+            return self._upstream_value(row, options, data=data, instead=copy)
         except StoreUnavailableError as error:
             if options.offline == "never":
                 raise
@@ -286,8 +291,13 @@ class Overlay:
     def _not_here(self, key: str, error: StoreUnavailableError) -> io.BufferedIOBase:
         raise StoreUnavailableError(f"{self._mount.full(key)!r} isn't here, and {error}") from error
 
-    def _upstream_value(self, row: Row, options: Options, *, data: bool) -> Value:
-        """Ask upstream for the key; KeyError if it isn't there."""
+    def _upstream_value(
+        self, row: Row, options: Options, *, data: bool, instead: Copy | None = None
+    ) -> Value:
+        """Ask upstream for the key; KeyError if it isn't there.
+
+        Where `data` is asked for and doesn't come, that of `instead` is given.
+        """
         copy, key = row.copy, row.key
         full, backing = self._mount.full(key), self._mount.backing
         try:
@@ -306,6 +316,9 @@ class Overlay:
             self._catalog.hand_out(key, Seen(ABSENT))
             raise
         same = copy is not None and self._is_copy(copy, value)
+        if same or not data:
+            # An answer that nobody may ever read would hold its connection.
+            _let_go(value)
         if copy is not None and same:
             self._confirm(copy, facts_of(value), copy.entry, copy.meta)
             return self._of_copy(copy)
@@ -317,7 +330,7 @@ class Overlay:
                 key, meta=meta, version=version, sha256=facts.sha256, size=value.size
             )
         self._catalog.hand_out(key, Seen(version, facts.sha256, meta))
-        return _Upstream(self, row, value, meta, version, options, anew=data)
+        return _Upstream(self, row, value, meta, version, options, anew=data, instead=instead)
 
     def _is_copy(self, copy: Copy, value: Value) -> bool:
         """Whether upstream's value is the copy, as far as can be told without its data."""
@@ -344,6 +357,18 @@ class Overlay:
 
     # -- bytes ---------------------------------------------------------------------------
 
+    def _or_copy(
+        self, fill: Callable[[], io.BufferedIOBase], copy: Copy | None, options: Options
+    ) -> io.BufferedIOBase:
+        """Return what `fill` does; the data of a copy if upstream turns out to be out of reach."""
+        try:
+            return fill()
+        except StoreUnavailableError:
+            if copy is not None and options.offline != "never":
+                with suppress(FileNotFoundError):  # evicted meanwhile
+                    return self._of_copy(copy, stale=True).data
+            raise
+
     def _filled(
         self,
         key: str,
@@ -356,7 +381,17 @@ class Overlay:
         """Return a stream of upstream's data, which is kept on its way through."""
         promise = promise_for(self._mount, entry)
         facts = facts_of(value)
-        stream = fetch.fill(self._mount, key, value, promise, keep=options.fill, anew=anew)
+
+        def begin() -> io.BufferedIOBase:
+            stream = fetch.fill(self._mount, key, value, promise, keep=options.fill, anew=anew)
+            try:
+                stream.peek(1)  # what stalls shows here, where a copy can still stand in
+            except BaseException:
+                stream.close()
+                raise
+            return stream
+
+        stream = self._remote.watch(begin, options)
         if entry is not None and self._versioned and facts.version is not None:
             # Whoever reads the data has seen more than the entry.
             seen = Seen(facts.version, facts.sha256, entry.meta, entry.entry)
@@ -517,13 +552,18 @@ class _Upstream(Snapshot):
         options: Options,
         *,
         anew: bool,
+        instead: Copy | None,
     ) -> None:
         facts = facts_of(value)
+
+        def fill() -> io.BufferedIOBase:
+            return overlay._filled(row.key, value, options, None, anew=anew)
+
         super().__init__(
             row.key,
             meta,
             source="upstream",
-            fetch=lambda: overlay._filled(row.key, value, options, None, anew=anew),
+            fetch=(lambda: overlay._or_copy(fill, instead, options)) if anew else fill,
             fetch_range=lambda start, end: overlay._range(row, value, options, start, end),
             version=version,
             size=value.size if value.size is not None else facts.size,
@@ -569,6 +609,13 @@ class _Borrowed(Snapshot):
     @property
     def stale(self) -> bool:
         return self._stale
+
+
+def _let_go(value: Value) -> None:
+    """Close the answer that may have come with a value; its data is asked for again then."""
+    close = getattr(value, "close", None)
+    if close is not None:
+        close()
 
 
 def replace_edit(row: Row) -> Row:

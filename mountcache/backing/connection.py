@@ -6,6 +6,8 @@ Next door: `http` (who asks), `files` (the same for ``file:``).
 from __future__ import annotations
 
 import io
+import math
+import re
 import time
 import zlib
 from http.client import BadStatusLine, HTTPException, HTTPResponse, RemoteDisconnected
@@ -18,7 +20,8 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError, IncompleteRead, ReadTimeoutError
 from urllib3.response import HTTPResponse as Response
 
-from mountcache.errors import IntegrityError, StoreUnavailableError
+from mountcache.deadline import end_of_call, within
+from mountcache.errors import IntegrityError, StoreError, StoreUnavailableError
 
 __all__ = ["DECODABLE", "Adapter", "Body", "DecodedBody", "HTTPBody"]
 
@@ -29,7 +32,59 @@ _LINES: Final = 200
 _CONNECTIONS: Final = 64
 _BLOCK: Final = 131072
 _HARDLY: Final = 4096
+_LENGTH: Final = re.compile(r"\d{1,18}", re.ASCII)
 _EITHER: Final = zlib.MAX_WBITS | 32
+
+
+class _Timed(io.RawIOBase):
+    """What comes over a connection, as long as there is time left.
+
+    The time-out of a socket begins anew with each byte: a server that sends one now and then
+    would keep its client for ever.
+
+    Parameters
+    ----------
+    raw
+        The stream of the socket.
+    sock
+        The socket; its time-out is the longest wait for the next bytes.
+    """
+
+    def __init__(self, raw: Any, sock: Any) -> None:
+        self._raw = raw
+        self._sock = sock
+        self._patience: float | None = sock.gettimeout()
+        self._shortened = False
+        self._until: float | None = None
+
+    def begin(self) -> None:
+        """Let the head of an answer come in the time that its first byte may take."""
+        self._until = None if self._patience is None else time.monotonic() + self._patience
+
+    def go_on(self) -> None:
+        """Let the body take its time."""
+        self._until = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        ends = [end for end in (self._until, end_of_call()) if end is not None]
+        if ends:
+            left = min(ends) - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("timed out")
+            self._sock.settimeout(left if self._patience is None else min(left, self._patience))
+            self._shortened = True
+        elif self._shortened:
+            self._sock.settimeout(self._patience)
+            self._shortened = False
+        count: int | None = self._raw.readinto(buffer)
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 class _Lines:
@@ -55,6 +110,11 @@ class _FinalResponse(HTTPResponse):
     one that has ended, and an empty body for the rest.
     """
 
+    def __init__(self, sock: Any, *args: Any, **others: Any) -> None:
+        super().__init__(sock, *args, **others)
+        self._timed = _Timed(self.fp.detach(), sock)
+        self.fp = io.BufferedReader(self._timed)
+
     def begin(self) -> None:
         stream = self.fp
         lines: Any = _Lines(stream)
@@ -64,11 +124,28 @@ class _FinalResponse(HTTPResponse):
         finally:
             if self.fp is lines:
                 self.fp = stream
+            self._timed.go_on()
         if lines.last not in (b"\r\n", b"\n"):
             raise RemoteDisconnected("the connection ended in the head of the answer")
+        self._check_framing()
+
+    def _check_framing(self) -> None:
+        """Refuse a body of which nobody can tell where it ends (RFC 9112 6.3)."""
+        coding = self.headers.get("Transfer-Encoding", "chunked").strip().lower()
+        if coding != "chunked":
+            raise BadStatusLine(f"the transfer coding {coding!r}, unasked")
+        said = self.headers.get_all("Content-Length")
+        if said is None or self.chunked:
+            return
+        length = said[0].strip()
+        if not _LENGTH.fullmatch(length) or {each.strip() for each in said} != {length}:
+            raise BadStatusLine(f"the length {', '.join(said)[:40]!r}")
+        del self.headers["Content-Length"]
+        self.headers["Content-Length"] = length
 
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(_INTERIM):
+            self._timed.begin()
             version, status, reason = super()._read_status()  # type: ignore[misc]
             if not 100 <= status < 200:
                 return version, status, reason
@@ -191,9 +268,10 @@ class HTTPBody(_Piecewise):
         self._response = response
         self._what = what
         self._deadline = deadline
+        self._failure: StoreError | None = None
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or size < 0 or self._deadline is not None:
+        if size is None or size < 0:
             return super().read(size)
         return self._taken(self._response.read, size) if size else b""
 
@@ -203,17 +281,20 @@ class HTTPBody(_Piecewise):
     def _taken(self, read: Any, size: int) -> bytes:
         if self.closed:
             raise ValueError("I/O operation on closed file")
-        if self._deadline is not None and time.monotonic() > self._deadline:
-            self._response.close()
-            raise StoreUnavailableError(f"{self._what} didn't come before the deadline of the call")
+        if self._failure is not None:
+            # A response that was closed gives b"", which would be a good end.
+            raise self._failure.with_traceback(None)
+        left = None if self._deadline is None else self._deadline - time.monotonic()
         try:
-            piece: bytes = read(size, decode_content=False)
+            with within(left):
+                piece: bytes = read(size, decode_content=False)
         except (HTTPError, HTTPException, OSError) as error:
             self._response.close()
-            raise self._broken(error) from error
+            self._failure = self._broken(error)
+            raise self._failure from error
         return piece
 
-    def _broken(self, error: Exception) -> Exception:
+    def _broken(self, error: Exception) -> StoreError:
         short = next((each for each in error.args if isinstance(each, IncompleteRead)), None)
         if short is not None:
             promised = short.partial + short.expected
@@ -222,6 +303,11 @@ class HTTPBody(_Piecewise):
                 "was kept: try again"
             )
         if isinstance(error, (ReadTimeoutError, TimeoutError)):
+            end = min(end_of_call() or math.inf, self._deadline or math.inf)
+            if time.monotonic() >= end:
+                return StoreUnavailableError(
+                    f"{self._what} didn't come before the deadline of the call"
+                )
             return StoreUnavailableError(f"{self._what} stopped coming; try again")
         return StoreUnavailableError(
             f"{self._what} didn't come to its end: its connection broke; try again"

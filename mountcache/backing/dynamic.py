@@ -28,11 +28,11 @@ from mountcache.abc import (
     unpack,
 )
 from mountcache.backing.credentials import made_anew
-from mountcache.backing.freshness import Validators, conditions, facts_of_304, validators_from
+from mountcache.backing.freshness import Validators, facts_of_304, validators_from
 from mountcache.backing.http import Answer, Transport
 from mountcache.backing.index import entries_of_lines
 from mountcache.backing.pair import Pairs
-from mountcache.backing.resource import Data, RemoteValue
+from mountcache.backing.resource import Data, RemoteValue, ask_again
 from mountcache.backing.urls import check_url
 from mountcache.backing.wire import decode_metadata, is_ours, parse_object
 from mountcache.backing.writing import Writer, json_payload, send
@@ -285,7 +285,6 @@ class DynamicURLStore(AbstractAuthorizingStore):
         """
         answer = self._ask_query({}, listing=True, validators=Validators.load(validators))
         if answer.status == 304:
-            answer.body.close()
             return None
         if not _is_listing(answer):
             answer.body.close()
@@ -303,11 +302,14 @@ class DynamicURLStore(AbstractAuthorizingStore):
     ) -> Answer:
         params = {name: normal_value(value) for name, value in where.items()}
         url = f"{self._query_url}?{urlencode(params)}" if params else self._query_url
-        headers = {"Accept-Encoding": "gzip", **conditions(validators or Validators())}
+        fields = {"Accept-Encoding": "gzip"}
         if listing:
-            headers["Accept"] = "application/x-ndjson, text/plain;q=0.5"
-        answer = self._transport.request(
-            "GET", url, "the query", headers=headers, accept=(200, 304)
+            fields["Accept"] = "application/x-ndjson, text/plain;q=0.5"
+        answer = ask_again(
+            lambda headers, accept: self._transport.request(
+                "GET", url, "the query", headers={**fields, **headers}, accept=accept
+            ),
+            validators or Validators(),
         )
         if "html" in answer.headers.get("Content-Type", ""):
             answer.body.close()

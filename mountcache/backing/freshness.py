@@ -42,6 +42,8 @@ _RACY = 2.0
 _ETAG = re.compile(r'(?P<weak>W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 _DIRECTIVE = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*("(?:[^"\\]|\\.)*"|[^,\s]*))?')
 _DELTA = re.compile(r"\d+", re.A)
+_LENGTH = re.compile(r"\d{1,18}", re.A)
+"""No value is as long as 10**18 bytes, and no file could be."""
 
 
 def parse_date(text: str | None, *, year_now: int = 2026) -> float | None:
@@ -185,7 +187,8 @@ def facts_from(headers: Mapping[str, str], *, now: float, whole: bool = True) ->
     encoded = headers.get("Content-Encoding", "identity").lower() != "identity"
     validators = Validators() if encoded else validators_from(headers)
     length = headers.get("Content-Length", "")
-    size = int(length) if whole and not encoded and _DELTA.fullmatch(length) else None
+    measured = whole and not encoded and "Transfer-Encoding" not in headers
+    size = int(length) if measured and _LENGTH.fullmatch(length) else None
     return Facts(
         version=validators.etag.strip('"') if validators.strong and validators.etag else None,
         validators=validators.dump(),

@@ -8,6 +8,7 @@ redirects, repeats, and one error for each way in which an answer can fail to co
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import threading
@@ -18,8 +19,10 @@ from typing import Final
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import requests
+from requests.utils import requote_uri
 from urllib3 import Timeout
 from urllib3.exceptions import (
+    ClosedPoolError,
     ConnectTimeoutError,
     HTTPError,
     MaxRetryError,
@@ -35,7 +38,7 @@ from mountcache.backing.credentials import login_of, may_change
 from mountcache.backing.freshness import parse_date
 from mountcache.backing.session import OwnSession, plain_session
 from mountcache.backing.urls import PORTS, origin_of, shown, target_of
-from mountcache.deadline import end_of_call
+from mountcache.deadline import end_of_call, within
 from mountcache.errors import (
     AuthorizationError,
     ConfigurationError,
@@ -49,7 +52,7 @@ __all__ = ["Answer", "Payload", "Transport"]
 
 _REDIRECTS: Final = 10
 _MOVED: Final = (301, 302, 303, 307, 308)
-_TROUBLE: Final = (500, 502, 503, 504)
+_TROUBLE: Final = (408, 500, 502, 503, 504)
 _NOT_OFFLINE: Final = (501, 505, 507, 508)
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 30.0
@@ -155,6 +158,38 @@ class _Failed(Exception):
         self.error = error
         self.sent = sent
         self.tries = tries
+
+
+class _Pauses:
+    """The pauses of one request before its repeats, which in all aren't longer than one may be.
+
+    Parameters
+    ----------
+    stopping
+        Set when the store is closed.
+    deadline
+        When the call has to be over, on the monotonic clock.
+    """
+
+    def __init__(self, stopping: threading.Event, deadline: float | None) -> None:
+        self.taken = 0
+        self._left = _LONGEST_PAUSE
+        self._stopping = stopping
+        self._deadline = deadline
+
+    def take(self, headers: Mapping[str, str] | None) -> bool:
+        """Wait, as long as `headers` ask for; return whether there is time for a repeat."""
+        pause = _FIRST_PAUSE * 2**self.taken * random.uniform(0.75, 1.25)  # noqa: S311 - no secret
+        said = None if headers is None else _retry_after(headers)
+        if said is not None:
+            pause = said
+        self._left -= pause
+        if self._left < 0:
+            return False
+        if self._deadline is not None and time.monotonic() + pause >= self._deadline:
+            return False
+        self.taken += 1
+        return not self._stopping.wait(pause)
 
 
 class Transport:
@@ -288,16 +323,18 @@ class Transport:
         """
         reads = method in ("GET", "HEAD")
         repeatable = reads if repeatable is None else repeatable
+        own_end = None if self._deadline is None else time.monotonic() + self._deadline
         deadline = end_of_call(self._deadline)
-        tries = redirects = 0
+        pauses = _Pauses(self._stopping, deadline)
+        redirects = 0
         renewed = False
         while True:
             try:
-                answer = self._once(method, url, what, headers or {}, payload, deadline)
+                with within(None if deadline is None else deadline - time.monotonic()):
+                    answer = self._once(method, url, what, headers or {}, payload, own_end)
             except _Failed as failed:
-                again = (repeatable or not failed.sent) and tries < failed.tries
-                if again and self._pause(tries, None, deadline):
-                    tries += 1
+                again = (repeatable or not failed.sent) and pauses.taken < failed.tries
+                if again and pauses.take(None):
                     continue
                 if isinstance(failed.error, StoreUnavailableError):
                     failed.error.maybe_applied = failed.sent and not reads
@@ -318,29 +355,24 @@ class Transport:
                 continue
             if status in accept:
                 return answer
-            if (status == 429 or (status in _TROUBLE and repeatable)) and tries < self._retries:
+            again = status == 429 or (status in _TROUBLE and repeatable)
+            if again and pauses.taken < self._retries:
                 answer.body.close()
-                if self._pause(tries, answer.headers, deadline):
-                    tries += 1
+                if pauses.take(answer.headers):
                     continue
             raise self._refusal(answer, what, reads=reads)
 
-    def _pause(self, tries: int, headers: Mapping[str, str] | None, deadline: float | None) -> bool:
-        """Wait before a repeat; return whether there is time for one."""
-        pause = _FIRST_PAUSE * 2**tries * random.uniform(0.75, 1.25)  # noqa: S311 - no secret
-        said = None if headers is None else _retry_after(headers)
-        if said is not None:
-            pause = said
-        if pause > _LONGEST_PAUSE:
-            return False
-        if deadline is not None and time.monotonic() + pause >= deadline:
-            return False
-        return not self._stopping.wait(pause)
-
     def _follow(self, method: str, url: str, what: str, answer: Answer, count: int) -> str:
         """Return where a redirect leads."""
-        target = urljoin(url, answer.headers["Location"])
-        old, new = urlsplit(url), urlsplit(target)
+        try:
+            target = requote_uri(urljoin(url, _utf8(answer.headers["Location"])))
+            origin, old, new = origin_of(target), urlsplit(url), urlsplit(target)
+            new.port  # noqa: B018 - raises where there is none that can be
+        except ValueError:
+            raise UpstreamError(
+                f"{what}: {shown(url)} redirects to what is no URL; set the URL that it has now",
+                status=answer.status,
+            ) from None
         reason = None
         if count > _REDIRECTS:
             reason = f"more than {_REDIRECTS} times"
@@ -349,7 +381,7 @@ class Transport:
         elif old.scheme == "https" and new.scheme == "http":
             reason = f"from https to {shown(target)}, which isn't encrypted"
         elif method not in ("GET", "HEAD"):
-            if origin_of(target) != origin_of(url):
+            if origin != origin_of(url):
                 reason = f"to {shown(target)}, and a write isn't sent to another server"
             elif answer.status not in (307, 308):
                 reason = f"with {answer.status}, which turns a write into a read"
@@ -370,9 +402,9 @@ class Transport:
         deadline: float | None,
     ) -> Answer:
         connect, read = self._timeout
-        if deadline is not None:
-            left = max(0.01, deadline - time.monotonic())
-            connect, read = min(connect, left), min(read, left)
+        end = end_of_call()
+        left = math.inf if end is None else max(0.01, end - time.monotonic())
+        connect = min(connect, left)
         fields = {"Accept-Encoding": "identity", "Accept": "*/*", **headers}
         sent = None if payload is None else _Sent(payload, what)
         own = self._own() if origin_of(url) in self._homes else None
@@ -391,7 +423,7 @@ class Transport:
                 session = self._strange() if own is None else own.session
                 raw = session.request(
                     method, url, data=sent or None, headers=fields, stream=True,
-                    allow_redirects=False, timeout=(connect, read),
+                    allow_redirects=False, timeout=(connect, min(read, left)),
                 ).raw  # fmt: skip
         except (requests.RequestException, HTTPError, OSError) as error:
             if sent is not None and sent.failure is not None:
@@ -429,6 +461,9 @@ class Transport:
                 text, sent, tries = f"no connection to {where} within {connect:g} s", False, 0
             case ReadTimeoutError() | TimeoutError():
                 text, sent, tries = f"no answer from {where} within {read:g} s", True, 0
+            case ClosedPoolError():
+                # Another thread has just renewed the login, or disconnected.
+                text, sent, tries = f"the connections to {where} were closed", False, 1
             case requests.exceptions.InvalidURL() | requests.exceptions.InvalidSchema():
                 return _Failed(
                     ConfigurationError(f"{where} is no URL that can be asked: {cause}"),
@@ -449,7 +484,7 @@ class Transport:
                 return AuthorizationError(f"{text}; these credentials may not do this", status=403)
             case 429:
                 return UpstreamError(f"{text}: too many requests; try again later", status=429)
-            case _ if status >= 500 and status not in _NOT_OFFLINE:
+            case _ if (status >= 500 or status == 408) and status not in _NOT_OFFLINE:
                 return StoreUnavailableError(f"{text}; try again later", maybe_applied=not reads)
         return UpstreamError(text, status=status)
 
@@ -475,8 +510,16 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     text = headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():
         return float(text)
-    when = parse_date(text)
-    return None if when is None else max(0.0, when - time.time())
+    when, now = parse_date(text), parse_date(headers.get("Date"))
+    return None if when is None else max(0.0, when - (time.time() if now is None else now))
+
+
+def _utf8(location: str) -> str:
+    """Return a Location as its server meant it: many send UTF-8 as it is."""
+    try:
+        return location.encode("latin-1").decode()
+    except UnicodeError:
+        return location
 
 
 def _detail(answer: Answer) -> str:

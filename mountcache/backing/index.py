@@ -13,7 +13,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from mountcache.abc import Readable
-from mountcache.errors import IndexUnreadableError, InvalidKeyError, InvalidMetadataError
+from mountcache.errors import (
+    IndexUnreadableError,
+    IntegrityError,
+    InvalidKeyError,
+    InvalidMetadataError,
+)
 from mountcache.jsonform import spelling
 from mountcache.keys import check_http_key
 
@@ -24,6 +29,7 @@ Entry = tuple[str, str, str | None, int | None, str | None]
 
 _WINDOW: Final = 1048576
 _LONGEST: Final = 64 * _WINDOW
+_LONGEST_DATA: Final = 10**18
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 _SHA256: Final = re.compile("[0-9a-fA-F]{64}")
 
@@ -137,7 +143,7 @@ def entries_of_object(stream: Readable, what: str) -> Iterator[Entry]:
                     break
         if text.next():
             raise _Broken(f"there is {text.next()!r} after its end")
-    except (_Broken, UnicodeDecodeError, RecursionError) as error:
+    except (_Broken, IntegrityError, UnicodeDecodeError, RecursionError) as error:
         raise _unreadable(what, error) from None
 
 
@@ -164,10 +170,10 @@ def entries_of_lines(stream: Readable, what: str) -> Iterator[Entry]:
                 key,
                 meta,
                 version if isinstance(version, str) else None,
-                size if type(size) is int else None,
+                size if type(size) is int and 0 <= size < _LONGEST_DATA else None,
                 _digest(record.get("sha256")),
             )
-    except (_Broken, UnicodeDecodeError, RecursionError) as error:
+    except (_Broken, IntegrityError, UnicodeDecodeError, RecursionError) as error:
         raise _unreadable(what, error) from None
 
 

@@ -22,7 +22,7 @@ from mountcache.backing.freshness import (
     validators_from,
 )
 from mountcache.backing.http import Answer
-from mountcache.backing.resource import Data, RemoteValue
+from mountcache.backing.resource import Data, RemoteValue, ask_again
 from mountcache.backing.wire import parse_object
 from mountcache.backing.writing import json_payload, opened, send
 from mountcache.jsonform import normal_form
@@ -136,19 +136,23 @@ class Pairs:
         """Return NotModified if both halves still hold, else the value that is there now."""
         halves = json.loads(validators)
         of_data, of_metadata = (Validators.load(halves[name]) for name in ("data", "metadata"))
-        asked, also = conditions(of_data), conditions(of_metadata)
-        if asked and also:
-            answer = self._data.ask("HEAD", key, headers=asked, accept=(200, 304))
-            answer.body.close()
-            if answer.status == 304:
-                other = self._data.ask(
-                    "HEAD", key, headers=also, accept=(200, 304), url=self._metadata_url(key)
-                )
-                other.body.close()
-                if other.status == 304:
-                    facts = facts_of_304(answer.headers, now=time.time())
-                    return NotModified(replace(facts, version=None, validators=""))
+        if conditions(of_data) and conditions(of_metadata):
+            url, metadata_url = self._data.url_of(key), self._metadata_url(key)
+            answer = self._still(key, url, of_data)
+            if answer.status == 304 and self._still(key, metadata_url, of_metadata).status == 304:
+                facts = facts_of_304(answer.headers, now=time.time())
+                return NotModified(replace(facts, version=None, validators=""))
         return self.fetch(key)
+
+    def _still(self, key: str, url: str, validators: Validators) -> Answer:
+        answer = ask_again(
+            lambda headers, accept: self._data.ask(
+                "HEAD", key, headers=headers, accept=accept, url=url
+            ),
+            validators,
+        )
+        answer.body.close()
+        return answer
 
     # -- writing ---------------------------------------------------------------------------
 

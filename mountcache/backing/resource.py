@@ -17,10 +17,39 @@ from mountcache.backing.http import Answer, Transport
 from mountcache.backing.wire import is_ours
 from mountcache.errors import ChangedWhileReadingError, IntegrityError, UpstreamError
 
-__all__ = ["Data", "RemoteValue"]
+__all__ = ["Data", "RemoteValue", "ask_again"]
 
 _GONE: Final = (404, 410)
 _PART: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+def ask_again(
+    ask: Callable[[Mapping[str, str], tuple[int, ...]], Answer], validators: Validators
+) -> Answer:
+    """Ask for what is there now unless it is what `validators` name: 200, or 304 and closed.
+
+    A 304 that names another version confirms nothing, nor does one to a question without
+    condition.
+
+    Parameters
+    ----------
+    ask
+        Asks with these header fields, and takes these statuses.
+    validators
+        What is here.
+    """
+    condition = conditions(validators)
+    if condition:
+        answer = ask(condition, (200, 304))
+        if answer.status != 304:
+            return answer
+        answer.body.close()
+        tags = [
+            tag and tag.removeprefix("W/") for tag in (answer.headers.get("ETag"), validators.etag)
+        ]
+        if None in tags or tags[0] == tags[1]:
+            return answer
+    return ask({}, (200,))
 
 
 class Data:
@@ -91,10 +120,10 @@ class Data:
 
     def again(self, key: str, validators: Validators) -> Answer:
         """Ask for the data if it isn't what `validators` name: 200, or 304 and closed."""
-        answer = self.ask("GET", key, headers=conditions(validators), accept=(200, 304))
-        if answer.status == 304:
-            answer.body.close()
-        return answer
+        return ask_again(
+            lambda headers, accept: self.ask("GET", key, headers=headers, accept=accept),
+            validators,
+        )
 
     def part(self, key: str, start: int, etag: str) -> io.BufferedIOBase:
         """Return a stream of the data from byte `start` on, of the version that `etag` names.

@@ -21,11 +21,11 @@ from mountcache.abc import (
 )
 from mountcache.backing.credentials import made_anew
 from mountcache.backing.files import FileTransport
-from mountcache.backing.freshness import Validators, conditions, facts_of_304, validators_from
+from mountcache.backing.freshness import Validators, facts_of_304, validators_from
 from mountcache.backing.http import Answer, Transport
 from mountcache.backing.index import entries_of_object
 from mountcache.backing.plain import SIDECAR, BareWriter, Sidecars
-from mountcache.backing.resource import Data, RemoteValue
+from mountcache.backing.resource import Data, RemoteValue, ask_again
 from mountcache.backing.urls import check_url
 from mountcache.backing.wire import decode_metadata, is_ours, parse_object
 from mountcache.backing.writing import Writer
@@ -304,11 +304,14 @@ class StaticURLStore(AbstractReadOnlyStore):
             raise IndexUnreadableError(
                 "this store has no index (query_path is None), so it can't be listed or queried"
             )
-        asked = conditions(Validators.load(validators))
+        url = self._index_url
         try:
-            answer = self._transport.request(
-                "GET", self._index_url, "the index", accept=(200, 304),
-                headers={"Accept-Encoding": "gzip", **asked},
+            answer = ask_again(
+                lambda headers, accept: self._transport.request(
+                    "GET", url, "the index", accept=accept,
+                    headers={"Accept-Encoding": "gzip", **headers},
+                ),
+                Validators.load(validators),
             )  # fmt: skip
         except UpstreamError as error:
             if error.status not in (404, 410):
@@ -318,7 +321,6 @@ class StaticURLStore(AbstractReadOnlyStore):
                 "query_path=None if the server has none"
             ) from None
         if answer.status == 304:
-            answer.body.close()
             return None
         if "html" in answer.headers.get("Content-Type", ""):
             answer.body.close()

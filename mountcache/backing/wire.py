@@ -63,7 +63,7 @@ def parse_object(raw: bytes, what: str) -> dict[str, Any]:
     """Return a JSON object; UpstreamError names `what` if it isn't one."""
     try:
         found = json.loads(raw)
-    except (ValueError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         shown = raw[:40].decode("utf-8", "replace")

@@ -235,8 +235,8 @@ class Spool:
 
 
 def full(error: OSError) -> bool:
-    """Return whether an error says that there is no room."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    """Return whether an error says that there is no room, or none for a file so large."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Content(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sqlite3
 import threading
@@ -104,7 +105,7 @@ class MemoryContent(DatabaseContent):
         """Do nothing: there is no disk."""
 
     def free_bytes(self) -> int:
-        return 2**62
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
     def default_limit(self) -> None:
         return None

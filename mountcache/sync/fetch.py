@@ -37,7 +37,7 @@ def fill(
     asked: bool = True,
     keep: bool = True,
     anew: bool = False,
-) -> io.BufferedIOBase:
+) -> io.BufferedReader:
     """Return a stream of upstream's data, kept here once it is verified.
 
     Parameters
@@ -75,7 +75,7 @@ def fill(
     raise AssertionError("unreachable")
 
 
-def _opened(source: Source, *, asked: bool, keep: bool) -> io.BufferedIOBase:
+def _opened(source: Source, *, asked: bool, keep: bool) -> io.BufferedReader:
     try:
         source.check_index()
         if not keep:

@@ -261,6 +261,6 @@ class Reader(io.RawIOBase):
         super().close()
 
 
-def buffered(reader: Reader) -> io.BufferedIOBase:
+def buffered(reader: Reader) -> io.BufferedReader:
     """Return the stream that users get."""
     return io.BufferedReader(reader, _PIECE)

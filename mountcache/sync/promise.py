@@ -48,7 +48,7 @@ def promise_of(entry: str | None) -> Promise:
     sha256 = _hex(metadata.get("sha256"), _SHA256)
     md5 = _hex(metadata.get("md5"), _MD5)
     size = metadata.get("size")
-    counts = (sha256 is not None or md5 is not None) and type(size) is int
+    counts = (sha256 is not None or md5 is not None) and type(size) is int and size >= 0
     return Promise(size if counts else None, sha256, md5, entry)
 
 

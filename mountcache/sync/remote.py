@@ -11,7 +11,13 @@ from typing import Literal, TypeVar, cast
 
 from mountcache.abc import SupportsIndex
 from mountcache.deadline import within
-from mountcache.errors import ConfigurationError, IndexUnreadableError, StoreUnavailableError
+from mountcache.errors import (
+    AuthorizationError,
+    ConfigurationError,
+    StoreError,
+    StoreUnavailableError,
+    UpstreamError,
+)
 from mountcache.events import (
     StoreDeleteEvent,
     StoreOfflineEvent,
@@ -78,12 +84,19 @@ class Remote:
         StoreUnavailableError
             If it can't be reached, or isn't asked at all now.
         """
+        self._refuse_while_resting(options)
+        return self.watch(question, options)
+
+    def _refuse_while_resting(self, options: Options) -> None:
         if options.offline == "always":
             raise StoreUnavailableError("this store is set to work offline; set offline='auto'")
         if options.offline != "never" and self.is_resting():
             raise StoreUnavailableError(
                 f"upstream couldn't be reached; it is asked again in {self.rests_for():.0f} s"
             )
+
+    def watch(self, question: Callable[[], _T], options: Options) -> _T:
+        """Let upstream go on with an answer, and note what that says of it."""
         begun = time.monotonic()
         try:
             with within(options.deadline):
@@ -92,6 +105,9 @@ class Remote:
             # Who is in a hurry tells nobody else that upstream is down.
             if options.deadline is None or time.monotonic() - begun < options.deadline:
                 self._failed(str(error))
+            raise
+        except (KeyError, UpstreamError, AuthorizationError):
+            self._succeeded()  # an answer, if not the one hoped for
             raise
         self._succeeded()
         return answer
@@ -192,12 +208,18 @@ class Remote:
         complete = catalog.state("complete")
         doubted = catalog.state("index_doubted")
         validators = catalog.state("index_validators") if complete and not doubted else None
-        reading = self.ask(lambda: backing.read_index(validators), options)
+
+        def take_in() -> list[listing.Change] | None:
+            reading = backing.read_index(validators)
+            if reading is None:
+                return None
+            return list(listing.load(catalog, reading, prefix=mount.prefix))
+
+        changes = self.ask(take_in, options)
         self._read_since_connect = True
-        if reading is None:
+        if changes is None:
             listing.note_index_checked(catalog)
-            return []
-        return list(listing.load(catalog, reading, prefix=mount.prefix))
+        return changes or []
 
     def poll_until(self, stop: threading.Event, options: Options) -> None:
         """Poll the index every so often until `stop` is set."""
@@ -208,7 +230,7 @@ class Remote:
             try:
                 # Another process may have polled a moment ago: then its answer counts.
                 self.update_index(options, max_age=period * 0.9)
-            except (StoreUnavailableError, IndexUnreadableError) as error:
+            except StoreError as error:
                 _logger.info("the index couldn't be polled: %s", error)
 
 
