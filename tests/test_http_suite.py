@@ -162,7 +162,8 @@ class ServedByUs(HTTPKeys):
     """Gives ``origin``: our own server on a store that is empty."""
 
     @pytest.fixture(scope="class")
-    def running(self) -> Iterator[tuple[MemoryStore, Origin]]:
+    @classmethod
+    def running(cls) -> Iterator[tuple[MemoryStore, Origin]]:
         with MemoryStore() as store, Origin(store) as origin:
             yield store, origin
 

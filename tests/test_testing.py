@@ -224,6 +224,31 @@ def test_suite_finds_a_planted_bug(
     assert "errors" not in outcomes
 
 
+def test_what_a_store_does_not_promise_is_no_test_of_it(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+        from mountcache.testing import StoreTransactionTests
+        from tests.dictstore import DictStore
+
+        class TestPlain(StoreTransactionTests):
+            rolls_back = False
+
+            @pytest.fixture
+            def store(self):
+                return DictStore()
+
+        class TestBetter(TestPlain):
+            rolls_back = True
+        """
+    )
+    result = pytester.runpytest_inprocess(
+        "--collect-only", "-q", "-k", "takes_all_of_it_back", "-p", "no:cacheprovider"
+    )
+    assert "TestBetter" in result.stdout.str()
+    assert "TestPlain" not in result.stdout.str()
+
+
 def test_no_test_hides_another() -> None:
     suites = (
         StoreReadTests,

@@ -30,6 +30,7 @@ from mountcache.testing.suite import (
     Interrupted,
     StoreSuite,
     in_threads,
+    needs,
     noise,
 )
 from mountcache.values import StringValue
@@ -214,11 +215,10 @@ class StoreEventTests(StoreSuite):
         assert [each.message for each in (heard[0], heard[-4])] == ["three changes"] * 2
         assert all(each.source is noisy for each in heard)
 
+    @needs(rolls_back=True)
     def test_failed_transaction_announces_its_end_and_no_changes(
         self, noisy: AbstractStore
     ) -> None:
-        if not self.rolls_back:
-            pytest.skip("it can't take writes back")
         heard = Heard(noisy)
         with pytest.raises(Interrupted), noisy.transaction("fails"):
             noisy.set_metadata("one", {"n": 3})
@@ -227,9 +227,8 @@ class StoreEventTests(StoreSuite):
         kinds = [each for each in heard.kinds() if each != "progress"]
         assert kinds == ["start", "end failed"]
 
+    @needs(rolls_back=True)
     def test_inner_transactions_are_part_of_the_outer_one(self, noisy: AbstractStore) -> None:
-        if not self.rolls_back:
-            pytest.skip("it can't take writes back")
         heard = Heard(noisy)
         with noisy.transaction("outer"):
             noisy.set_metadata("one", {"n": 3})

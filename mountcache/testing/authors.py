@@ -10,7 +10,7 @@ import pytest
 
 from mountcache.abc import ABSENT, AbstractStore, Base
 from mountcache.errors import ChangedWhileReadingError, ConflictError
-from mountcache.testing.suite import StoreSuite, contents, in_threads, noise
+from mountcache.testing.suite import StoreSuite, contents, in_threads, needs, noise
 from mountcache.values import StringValue
 
 __all__ = ["SETTERS", "Setter", "SeveralAuthorsTests", "setters"]
@@ -43,11 +43,6 @@ class SeveralAuthorsTests(StoreSuite):
         store.set("two", StringValue(b"second", {"n": 2, "nested": {"a": 1, "b": 2}}))
         store.set("three", StringValue(b"third", {"n": 3, "kind": "odd"}))
         return store
-
-    def versions_needed(self) -> None:
-        """Skip the test if the store has no versions."""
-        if not self.has_versions:
-            pytest.skip("its values have no versions")
 
     # -- values are snapshots ------------------------------------------------------------
 
@@ -83,18 +78,18 @@ class SeveralAuthorsTests(StoreSuite):
 
     # -- base ----------------------------------------------------------------------------
 
+    @needs(has_versions=True)
     @setters
     def test_base_that_is_there_is_replaced(self, writable: AbstractStore, setter: Setter) -> None:
-        self.versions_needed()
         before = writable.get("one").version
         setter(writable, "one", base=before)
         assert writable.get("one").version != before
 
+    @needs(has_versions=True)
     @setters
     def test_base_that_is_not_there_is_a_conflict_and_changes_nothing(
         self, writable: AbstractStore, setter: Setter
     ) -> None:
-        self.versions_needed()
         old = writable.get("one").version
         writable.set("one", StringValue(b"somebody else's", {"n": 5}))
         new = writable.get("one").version
@@ -108,30 +103,28 @@ class SeveralAuthorsTests(StoreSuite):
             assert caught.value.found == new
             assert contents(writable) == before
 
+    @needs(has_versions=True)
     @setters
     def test_base_absent_creates(self, writable: AbstractStore, setter: Setter) -> None:
-        self.versions_needed()
         setter(writable, "new", base=ABSENT)
         assert writable.exists("new")
         with pytest.raises(ConflictError, match="new"):
             setter(writable, "new", base=ABSENT)
 
+    @needs(has_versions=True, defers_conflicts=False)
     @setters
     def test_base_of_a_key_that_is_gone_is_a_conflict(
         self, writable: AbstractStore, setter: Setter
     ) -> None:
-        self.versions_needed()
         base = writable.get("one").version
         writable.delete("one")
-        if self.defers_conflicts:
-            pytest.skip("it compares later")
         with pytest.raises(ConflictError, match="one") as caught:
             setter(writable, "one", base=base)
         assert caught.value.found is ABSENT
         assert not writable.exists("one")
 
+    @needs(has_versions=True)
     def test_delete_compares_its_base(self, writable: AbstractStore) -> None:
-        self.versions_needed()
         base = writable.get("one").version
         writable.set_data("one", io.BytesIO(b"somebody else's"))
         wrong: list[Base] = [base, ABSENT]
@@ -142,10 +135,10 @@ class SeveralAuthorsTests(StoreSuite):
         writable.delete("one", base=writable.get("one").version)
         assert not writable.exists("one")
 
+    @needs(has_versions=True)
     def test_version_changes_with_the_data_and_with_the_metadata(
         self, writable: AbstractStore
     ) -> None:
-        self.versions_needed()
         versions = [writable.get("one").version]
         writable.set_data("one", io.BytesIO(b"FIRST"))
         versions.append(writable.get("one").version)
@@ -170,8 +163,8 @@ class SeveralAuthorsTests(StoreSuite):
             for number in range(10)
         }
 
+    @needs(has_versions=True)
     def test_threads_that_compare_with_base_lose_no_change(self, store: AbstractStore) -> None:
-        self.versions_needed()
         store.set("count", StringValue(b"0", {"n": 0}))
 
         def work() -> None:
@@ -192,10 +185,10 @@ class SeveralAuthorsTests(StoreSuite):
         in_threads(*[work] * 4)
         assert contents(store) == {"count": (b"20", {"n": 20})}
 
+    @needs(has_versions=True)
     def test_threads_that_update_the_metadata_of_one_key_lose_nothing(
         self, store: AbstractStore
     ) -> None:
-        self.versions_needed()
         store.set("k", StringValue(b"data"))
 
         def work(name: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from mountcache.abc import AbstractReadOnlyStore, AbstractStore
 from mountcache.errors import ConflictError
 from mountcache.events import StoreConflictEvent, StorePushEvent
-from mountcache.testing.suite import ODD_KEYS, StoreSuite, noise
+from mountcache.testing.suite import ODD_KEYS, StoreSuite, needs, noise
 from mountcache.values import StringValue
 
 if TYPE_CHECKING:
@@ -72,16 +72,11 @@ class PushTests(StoreSuite):
         mounted.refresh()
         return mounted
 
-    def push_needed(self) -> None:
-        """Skip the test if upstream can't be written."""
-        if not self.can_push:
-            pytest.skip("its upstream can't be written")
-
     # -- pushing -------------------------------------------------------------------------
 
+    @needs(can_push=True)
     @pytest.mark.parametrize("key", ["m/one", "m/new"])
     def test_push_moves_the_value_upstream(self, upstream: Mounted, key: str) -> None:
-        self.push_needed()
         store = upstream.store
         if key == "m/one":
             store.to_bytes(key)
@@ -97,22 +92,22 @@ class PushTests(StoreSuite):
             assert key in set(store.query_keys(by="me"))
             upstream.refresh()
 
+    @needs(can_push=True)
     def test_push_of_a_large_value(self, upstream: Mounted) -> None:
-        self.push_needed()
         data = noise(self.large)
         upstream.store.set("m/large", StringValue(data, {"kind": "large"}))
         upstream.store.push("m/large")
         assert upstream.look("m/large") == (data, {"kind": "large"})
         assert upstream.store.to_bytes("m/large") == data
 
+    @needs(can_push=True)
     def test_push_of_an_empty_value(self, upstream: Mounted) -> None:
-        self.push_needed()
         upstream.store.set("m/empty", StringValue())
         upstream.store.push("m/empty")
         assert upstream.look("m/empty") == (b"", {})
 
+    @needs(can_push=True)
     def test_push_of_a_deleted_key_deletes_it_upstream(self, upstream: Mounted) -> None:
-        self.push_needed()
         store = upstream.store
         store.to_bytes("m/one")
         store.delete("m/one")
@@ -124,8 +119,8 @@ class PushTests(StoreSuite):
         assert not store.exists("m/one")
         assert list(store.glob("m/*")) == ["m/two"]
 
+    @needs(can_push=True)
     def test_push_of_metadata_leaves_the_data(self, upstream: Mounted) -> None:
-        self.push_needed()
         store = upstream.store
         store.update_metadata("m/one", {"n": 5})
         store.push("m/one")
@@ -139,8 +134,8 @@ class PushTests(StoreSuite):
         with pytest.raises(KeyError, match="m/missing"):
             upstream.store.push("m/missing")
 
+    @needs(can_push=True)
     def test_edit_after_a_push_is_pushed_as_well(self, upstream: Mounted) -> None:
-        self.push_needed()
         store = upstream.store
         assert store.to_bytes("m/one") == b"first"
         for number in range(3):
@@ -154,8 +149,8 @@ class PushTests(StoreSuite):
         store.push("m/one")
         assert upstream.look("m/one") == (b"anew", {})
 
+    @needs(can_push=True)
     def test_odd_keys_are_pushed_like_others(self, mounted: Mounted) -> None:
-        self.push_needed()
         store = mounted.store
         for number, key in enumerate(ODD_KEYS):
             store.set(f"m/{key}", StringValue(key.encode(), {"n": number}))
@@ -167,13 +162,19 @@ class PushTests(StoreSuite):
             store.push(f"m/{key}")
         assert [key for key in ODD_KEYS if mounted.look(f"m/{key}") is None] == list(ODD_KEYS[::3])
 
-    def test_rename_is_pushed_as_a_copy_and_a_delete(self, upstream: Mounted) -> None:
+    def test_rename_shows_at_once(self, upstream: Mounted) -> None:
         store = upstream.store
         store.mv("m/one", "m/renamed")
         assert not store.exists("m/one")
         assert store.to_bytes("m/renamed") == b"first"
         assert store.get_metadata("m/renamed") == {"n": 1, "kind": "odd"}
-        self.push_needed()
+        assert upstream.look("m/one") == (b"first", {"n": 1, "kind": "odd"})
+        assert upstream.look("m/renamed") is None
+
+    @needs(can_push=True)
+    def test_rename_is_pushed_as_a_copy_and_a_delete(self, upstream: Mounted) -> None:
+        store = upstream.store
+        store.mv("m/one", "m/renamed")
         store.push("m/renamed")
         store.push("m/one")
         assert upstream.look("m/renamed") == (b"first", {"n": 1, "kind": "odd"})
@@ -199,54 +200,52 @@ class PushTests(StoreSuite):
             assert mounted.store.to_bytes(key) == theirs[0]
             assert mounted.store.get_metadata(key) == theirs[1]
 
+    @needs(can_push=True)
     def test_edit_against_edit(self, upstream: Mounted) -> None:
-        self.push_needed()
         assert upstream.store.to_bytes("m/one") == b"first"
         upstream.put("m/one", b"theirs", {"by": "them"})
         upstream.store.set("m/one", StringValue(b"mine", {"by": "me"}))
         assert upstream.store.to_bytes("m/one") == b"mine"
         self.refuse(upstream, "m/one")
 
+    @needs(can_push=True)
     def test_create_against_create(self, upstream: Mounted) -> None:
-        self.push_needed()
         assert not upstream.store.exists("m/new")
         upstream.store.set("m/new", StringValue(b"mine", {"by": "me"}))
         upstream.put("m/new", b"theirs", {"by": "them"})
         self.refuse(upstream, "m/new")
 
+    @needs(can_push=True)
     def test_delete_against_edit(self, upstream: Mounted) -> None:
-        self.push_needed()
         assert upstream.store.to_bytes("m/one") == b"first"
         upstream.store.delete("m/one")
         upstream.put("m/one", b"theirs", {"by": "them"})
         self.refuse(upstream, "m/one")
 
+    @needs(can_push=True)
     def test_edit_against_delete(self, upstream: Mounted) -> None:
-        self.push_needed()
         assert upstream.store.to_bytes("m/one") == b"first"
         upstream.store.set("m/one", StringValue(b"mine", {"by": "me"}))
         upstream.remove("m/one")
         self.refuse(upstream, "m/one")
 
+    @needs(can_push=True)
     def test_metadata_against_metadata(self, upstream: Mounted) -> None:
-        self.push_needed()
         assert upstream.store.get_metadata("m/one") == {"n": 1, "kind": "odd"}
         upstream.store.update_metadata("m/one", {"n": 5})
         upstream.put("m/one", b"first", {"n": 6, "kind": "odd"})
         self.refuse(upstream, "m/one")
 
+    @needs(can_push=True, compares_metadata_apart=True)
     def test_metadata_against_data_is_no_conflict(self, upstream: Mounted) -> None:
-        self.push_needed()
-        if not self.compares_metadata_apart:
-            pytest.skip("its upstream can't tell them apart")
         assert upstream.store.get_metadata("m/one") == {"n": 1, "kind": "odd"}
         upstream.store.update_metadata("m/one", {"n": 5})
         upstream.put("m/one", b"theirs", {"n": 1, "kind": "odd"})
         upstream.store.push("m/one")
         assert upstream.look("m/one") == (b"theirs", {"n": 5, "kind": "odd"})
 
+    @needs(can_push=True)
     def test_equal_content_is_no_conflict(self, upstream: Mounted) -> None:
-        self.push_needed()
         assert upstream.store.to_bytes("m/one") == b"first"
         upstream.store.set("m/one", StringValue(b"the same", {"b": 1, "a": 2.0}))
         upstream.put("m/one", b"the same", {"a": 2, "b": 1})
@@ -254,8 +253,8 @@ class PushTests(StoreSuite):
         assert list(upstream.store.staged()) == []
         assert upstream.store.to_bytes("m/one") == b"the same"
 
+    @needs(can_push=True)
     def test_delete_against_delete_is_no_conflict(self, upstream: Mounted) -> None:
-        self.push_needed()
         assert upstream.store.to_bytes("m/one") == b"first"
         upstream.store.delete("m/one")
         upstream.remove("m/one")
@@ -264,8 +263,8 @@ class PushTests(StoreSuite):
         upstream.refresh()
         assert not upstream.store.exists("m/one")
 
+    @needs(can_push=True)
     def test_conflict_of_one_key_keeps_no_other_back(self, upstream: Mounted) -> None:
-        self.push_needed()
         store = upstream.store
         assert store.to_bytes("m/one") == b"first"
         assert store.to_bytes("m/two") == b"second"
@@ -278,8 +277,8 @@ class PushTests(StoreSuite):
         assert [each.key for each in store.staged()] == ["m/one"]
         assert upstream.look("m/two") == (b"mine", {})
 
+    @needs(can_push=True)
     def test_push_is_announced(self, upstream: Mounted) -> None:
-        self.push_needed()
         heard: list[StorePushEvent] = []
         upstream.store.event_manager.connect(StorePushEvent, heard.append)
         upstream.store.set("m/new", StringValue(b"mine", {"n": 1}))
@@ -288,8 +287,8 @@ class PushTests(StoreSuite):
         assert heard[0].source is upstream.store
         assert heard[0].grade in ("A", "B", "C", "D")
 
+    @needs(can_push=True)
     def test_conflict_is_announced(self, upstream: Mounted) -> None:
-        self.push_needed()
         heard: list[StoreConflictEvent] = []
         upstream.store.event_manager.connect(StoreConflictEvent, heard.append)
         upstream.store.to_bytes("m/one")

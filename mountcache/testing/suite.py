@@ -6,14 +6,14 @@ import io
 import random
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from mountcache.abc import AbstractReadOnlyStore, AbstractStore
 from mountcache.keys import MAX_KEY_BYTES
 
-__all__ = ["Entries", "Populate", "StoreSuite"]
+__all__ = ["Entries", "Populate", "StoreSuite", "needs"]
 
 Entries = Mapping[str, tuple[bytes, dict[str, Any]]]
 """What a store is to hold: data and metadata by key."""
@@ -22,8 +22,36 @@ Populate = Callable[[Entries], AbstractReadOnlyStore]
 """Fills the store under test and returns it."""
 
 
+_Test = TypeVar("_Test", bound=Callable[..., object])
+
+
+def needs(**flags: bool) -> Callable[[_Test], _Test]:
+    """Mark a test of something that only some stores promise, as their `StoreSuite` says.
+
+    It is no test of the other stores: it isn't collected there, rather than skipped.
+    """
+
+    def mark(test: _Test) -> _Test:
+        test.__dict__["needs"] = flags
+        return test
+
+    return mark
+
+
 class StoreSuite:
     """What is particular about the store under test; the other classes here build on it."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in {name for each in cls.__mro__ for name in vars(each)}:
+            # None hides a test from pytest; a subclass may have shown it again.
+            test = next(filter(None, (vars(each).get(name) for each in cls.__mro__)), None)
+            flags: dict[str, bool] | None = getattr(test, "needs", None)
+            if isinstance(flags, dict):
+                fits = all(getattr(cls, flag) == value for flag, value in flags.items())
+                shown = test if fits else None
+                if getattr(cls, name) is not shown:
+                    setattr(cls, name, shown)
 
     keys_are_paths: bool = False
     """Keys become paths of URLs: those with empty, "." and ".." segments are refused."""
@@ -40,6 +68,8 @@ class StoreSuite:
 
     If False, its data may raise ChangedWhileReadingError instead.
     """
+    keeps_permissions: bool = False
+    """Keys have permissions beside data and metadata."""
     survives_disconnect: bool = True
     """What was set is there after `disconnect` and `connect`."""
     large: int = 3 * 1048576 + 17

@@ -16,6 +16,7 @@ from mountcache.testing.suite import (
     contents,
     data_of,
     in_threads,
+    needs,
     noise,
 )
 from mountcache.values import StringValue
@@ -41,11 +42,6 @@ class StoreTransactionTests(StoreSuite):
         _set(store, "two", b"second", n=2, kind="even")
         _set(store, "large", noise(self.large, 1), n=3)
         return store
-
-    def roll_back_needed(self) -> None:
-        """Skip the test if the store can't take writes back."""
-        if not self.rolls_back:
-            pytest.skip("it can't take writes back")
 
     # -- commit --------------------------------------------------------------------------
 
@@ -122,9 +118,8 @@ class StoreTransactionTests(StoreSuite):
         assert booked.to_bytes("one") == b"anew"
         assert (booked.to_bytes("two"), booked.get_metadata("two")) == (b"", {"anew": True})
 
+    @needs(has_snapshots=True)
     def test_values_got_in_a_transaction_are_good_afterwards(self, booked: AbstractStore) -> None:
-        if not self.has_snapshots:
-            pytest.skip("its values aren't snapshots")
         large = noise(self.large, 2)
         with booked.transaction("values"):
             _set(booked, "one", b"changed")
@@ -162,9 +157,8 @@ class StoreTransactionTests(StoreSuite):
         assert booked.to_bytes("one") == b"first"
         assert booked.to_bytes("new") == b"new"
 
+    @needs(has_versions=True)
     def test_base_is_compared_with_what_the_transaction_wrote(self, booked: AbstractStore) -> None:
-        if not self.has_versions:
-            pytest.skip("its values have no versions")
         base = booked.get("one").version
         with booked.transaction("base"):
             booked.set("one", StringValue(b"a"), base=base)
@@ -185,11 +179,11 @@ class StoreTransactionTests(StoreSuite):
 
     # -- roll-back -----------------------------------------------------------------------
 
+    @needs(rolls_back=True)
     @pytest.mark.parametrize("error", [Interrupted, KeyboardInterrupt, GeneratorExit])
     def test_error_takes_all_of_it_back(
         self, booked: AbstractStore, error: type[BaseException]
     ) -> None:
-        self.roll_back_needed()
         before = contents(booked)
         with pytest.raises(error), booked.transaction("taken back"):
             _set(booked, "new", b"new")
@@ -204,10 +198,10 @@ class StoreTransactionTests(StoreSuite):
         assert not booked.exists("new")
         assert sorted(booked.query_keys(kind="odd")) == ["one"]
 
+    @needs(rolls_back=True)
     def test_overwritten_and_deleted_large_values_come_back_byte_for_byte(
         self, store: AbstractStore
     ) -> None:
-        self.roll_back_needed()
         data = noise(self.large, 1)
         for key in ("replaced", "deleted", "both"):
             _set(store, key, data, key=key)
@@ -221,10 +215,10 @@ class StoreTransactionTests(StoreSuite):
             key: (data, {"key": key}) for key in ("replaced", "deleted", "both")
         }
 
+    @needs(rolls_back=True)
     def test_next_transaction_after_a_failed_one_is_like_any_other(
         self, booked: AbstractStore
     ) -> None:
-        self.roll_back_needed()
         for _ in range(2):
             with pytest.raises(Interrupted), booked.transaction("fails"):
                 _set(booked, "new", b"lost")
@@ -234,8 +228,8 @@ class StoreTransactionTests(StoreSuite):
             _set(booked, "new", b"kept")
         assert booked.to_bytes("new") == b"kept"
 
+    @needs(rolls_back=True)
     def test_setters_of_several_keys_set_all_or_none(self, booked: AbstractStore) -> None:
-        self.roll_back_needed()
         before = contents(booked)
         with pytest.raises(Interrupted):
             booked.multiset(
@@ -248,8 +242,8 @@ class StoreTransactionTests(StoreSuite):
 
     # -- nested --------------------------------------------------------------------------
 
+    @needs(rolls_back=True)
     def test_inner_transaction_ends_with_the_outer_one(self, booked: AbstractStore) -> None:
-        self.roll_back_needed()
         before = contents(booked)
         with pytest.raises(Interrupted), booked.transaction("outer"):
             _set(booked, "outer", b"outer")
@@ -261,10 +255,10 @@ class StoreTransactionTests(StoreSuite):
             raise Interrupted
         assert contents(booked) == before
 
+    @needs(rolls_back=True)
     def test_error_that_is_caught_outside_an_inner_transaction_takes_that_one_back(
         self, booked: AbstractStore
     ) -> None:
-        self.roll_back_needed()
         with booked.transaction("outer"):
             _set(booked, "outer", b"outer")
             _set(booked, "one", b"by outer")
@@ -284,8 +278,8 @@ class StoreTransactionTests(StoreSuite):
         assert booked.to_bytes("outer") == b"outer"
         assert booked.to_bytes("two") == b"second"
 
+    @needs(rolls_back=True)
     def test_transactions_nest_three_deep(self, store: AbstractStore) -> None:
-        self.roll_back_needed()
         with store.transaction("1"):
             _set(store, "a", b"1")
             with store.transaction("2"):
@@ -299,8 +293,8 @@ class StoreTransactionTests(StoreSuite):
 
     # -- other threads -------------------------------------------------------------------
 
+    @needs(rolls_back=True)
     def test_other_threads_see_nothing_before_the_end(self, booked: AbstractStore) -> None:
-        self.roll_back_needed()
         before = contents(booked)
         with booked.transaction("hidden"):
             _set(booked, "new", b"new")
@@ -315,8 +309,8 @@ class StoreTransactionTests(StoreSuite):
             in_threads(look)
         assert booked.to_bytes("one") == b"replaced"
 
+    @needs(rolls_back=True)
     def test_writes_of_other_threads_go_their_own_way(self, booked: AbstractStore) -> None:
-        self.roll_back_needed()
         with pytest.raises(Interrupted), booked.transaction("taken back"):
             _set(booked, "mine", b"mine")
             in_threads(lambda: _set(booked, "theirs", b"theirs"))
@@ -324,8 +318,8 @@ class StoreTransactionTests(StoreSuite):
         assert not booked.exists("mine")
         assert booked.to_bytes("theirs") == b"theirs"
 
+    @needs(rolls_back=True)
     def test_transactions_of_two_threads_are_two(self, booked: AbstractStore) -> None:
-        self.roll_back_needed()
 
         def fail() -> None:
             with pytest.raises(Interrupted), booked.transaction("theirs"):
@@ -339,12 +333,10 @@ class StoreTransactionTests(StoreSuite):
         assert booked.exists("mine")
         assert not booked.exists("theirs")
 
+    @needs(rolls_back=True, has_versions=True)
     def test_what_was_read_and_is_changed_meanwhile_is_a_conflict(
         self, booked: AbstractStore
     ) -> None:
-        self.roll_back_needed()
-        if not self.has_versions:
-            pytest.skip("its values have no versions")
         with pytest.raises(ConflictError, match="one") as caught, booked.transaction("sums up"):
             n = booked.get_metadata("one")["n"]
             in_threads(lambda: booked.update_metadata("one", {"n": 10}))
@@ -353,20 +345,18 @@ class StoreTransactionTests(StoreSuite):
         assert not booked.exists("sum")
         assert booked.get_metadata("one")["n"] == 10
 
+    @needs(rolls_back=True, has_versions=True)
     def test_what_was_read_as_absent_and_is_made_meanwhile_is_a_conflict(
         self, booked: AbstractStore
     ) -> None:
-        self.roll_back_needed()
-        if not self.has_versions:
-            pytest.skip("its values have no versions")
         with pytest.raises(ConflictError, match="new"), booked.transaction("reads and writes"):
             assert not booked.exists("new")
             in_threads(lambda: _set(booked, "new", b"theirs"))
             _set(booked, "new", b"mine")
         assert booked.to_bytes("new") == b"theirs"
 
+    @needs(rolls_back=True)
     def test_what_was_not_read_is_no_conflict(self, booked: AbstractStore) -> None:
-        self.roll_back_needed()
         with booked.transaction("writes"):
             booked.to_bytes("one")
             in_threads(lambda: _set(booked, "two", b"theirs"))
