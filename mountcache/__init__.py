@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Value,
     )
     from mountcache.backing.dynamic import DynamicURLStore
+    from mountcache.backing.listing import ListingURLStore
     from mountcache.backing.static import StaticURLStore
     from mountcache.config import open  # noqa: A004
     from mountcache.errors import (
@@ -53,6 +54,7 @@ __all__ = [
     "EventManager",
     "FileValue",
     "IntegrityError",
+    "ListingURLStore",
     "MemoryStore",
     "MountedStore",
     "ReadOnlyKeyError",
@@ -76,6 +78,7 @@ _HOMES = {
         "Value",
     ),
     "mountcache.backing.dynamic": ("DynamicURLStore",),
+    "mountcache.backing.listing": ("ListingURLStore",),
     "mountcache.backing.static": ("StaticURLStore",),
     "mountcache.config": ("open",),
     "mountcache.errors": (

@@ -6,7 +6,7 @@ Each is asked by Protocol, never by class: ``isinstance(store, SupportsRanges)``
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -71,7 +71,8 @@ class Facts:
     md5: str | None = None
     """Digest of the data, 32 hex digits, if promised."""
     lifetime: float | None = None
-    """Seconds from now for which a copy may be used without asking; None: nothing was said."""
+    """Seconds from now for which a copy may be used without asking; None: nothing was said;
+    0: it may not, not even where an index covers it."""
     storable: bool = True
     """False if upstream forbids keeping a copy (no-store, Vary: *)."""
     modified: float | None = None
@@ -112,6 +113,9 @@ class IndexReading:
     validators: str | None
     """What to give to the next `read_index`."""
     close: Callable[[], None]
+    withheld: Sequence[str] = ()
+    """Prefixes of keys of which nothing can be said this time: what was known of them stays.
+    Complete once `entries` are used up."""
 
 
 @runtime_checkable

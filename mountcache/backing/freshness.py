@@ -16,6 +16,7 @@ from mountcache.abc import Facts
 from mountcache.backing.wire import digest_of, is_ours
 
 __all__ = [
+    "MONTHS",
     "Validators",
     "conditions",
     "facts_from",
@@ -29,8 +30,8 @@ __all__ = [
 
 _DAYS = "Mon|Tue|Wed|Thu|Fri|Sat|Sun"
 _LONG_DAYS = "Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday"
-_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
-_MONTH = "|".join(_MONTHS)
+MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+_MONTH = "|".join(MONTHS)
 _TIME = r"(?P<h>\d\d):(?P<m>\d\d):(?P<s>\d\d)"
 _FORMATS = [
     re.compile(rf"(?:{_DAYS}), (?P<d>\d\d) (?P<mon>{_MONTH}) (?P<y>\d{{4}}) {_TIME} GMT", re.A),
@@ -60,7 +61,7 @@ def parse_date(text: str | None, *, year_now: int = 2026) -> float | None:
         year = int(found["y"])
         if year < 100:
             year += 1900 if year + 2000 > year_now + 50 else 2000
-        day, month = int(found["d"]), _MONTHS.index(found["mon"]) + 1
+        day, month = int(found["d"]), MONTHS.index(found["mon"]) + 1
         hour, minute, second = int(found["h"]), int(found["m"]), int(found["s"])
         in_month = calendar.monthrange(year, month)[1] if year >= 1 else 0
         if not (1 <= day <= in_month and hour < 24 and minute < 60 and second <= 60):

@@ -22,7 +22,7 @@ from mountcache.errors import (
 from mountcache.jsonform import spelling
 from mountcache.keys import check_http_key
 
-__all__ = ["Entry", "entries_of_lines", "entries_of_object"]
+__all__ = ["Broken", "Entry", "JSONWindow", "entries_of_lines", "entries_of_object"]
 
 Entry = tuple[str, str, str | None, int | None, str | None]
 """(key, metadata as JSON text, version, size, sha256)."""
@@ -33,16 +33,15 @@ _LONGEST_DATA: Final = 10**18
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 _SHA256: Final = re.compile("[0-9a-fA-F]{64}")
 
-
 _logger = logging.getLogger("mountcache")
 
 
-class _Broken(Exception):
+class Broken(Exception):
     """What is read isn't what it should be."""
 
 
 def _no_constant(name: str) -> Any:
-    raise _Broken(f"it has {name}, which isn't JSON")
+    raise Broken(f"it has {name}, which isn't JSON")
 
 
 _decode: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(
@@ -50,15 +49,23 @@ _decode: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(
 ).raw_decode
 
 
-class _Text:
-    """A window that moves over the text of a stream."""
+class JSONWindow:
+    """A window that moves over the JSON text of a stream.
 
-    def __init__(self, stream: Readable) -> None:
+    Parameters
+    ----------
+    stream
+        UTF-8.
+    errors
+        What becomes of bytes that aren't, as for `bytes.decode`.
+    """
+
+    def __init__(self, stream: Readable, errors: str = "strict") -> None:
         self.text = ""
         self.at = 0
         self._stream = stream
         # With a signature at its beginning or without: both are found in the wild.
-        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")(errors)
         self._ended = False
 
     def more(self) -> bool:
@@ -68,7 +75,7 @@ class _Text:
         self.text = self.text[self.at :]
         self.at = 0
         if len(self.text) > _LONGEST:
-            raise _Broken(f"it has one entry of more than {_LONGEST:,} characters")
+            raise Broken(f"it has one entry of more than {_LONGEST:,} characters")
         data = self._stream.read(_WINDOW)
         self._ended = not data
         self.text += self._decoder.decode(data, final=self._ended)
@@ -97,9 +104,9 @@ class _Text:
                     return value
             except ValueError as error:
                 if self._ended:
-                    raise _Broken(f"it isn't JSON: {error}") from None
+                    raise Broken(f"it isn't JSON: {error}") from None
             if not self.more() and self._ended and self.at >= len(self.text):
-                raise _Broken("it ends too early")
+                raise Broken("it ends too early")
 
 
 def entries_of_object(stream: Readable, what: str) -> Iterator[Entry]:
@@ -111,11 +118,11 @@ def entries_of_object(stream: Readable, what: str) -> Iterator[Entry]:
         Where it is anything else.
     """
     try:
-        text = _Text(stream)
+        text = JSONWindow(stream)
         first = text.next()
         if first != "{":
             shown = text.text[text.at : text.at + 20]
-            raise _Broken(
+            raise Broken(
                 "it is empty" if not first else f"it begins {shown!r} where {{ was expected"
             )
         text.at += 1
@@ -124,17 +131,17 @@ def entries_of_object(stream: Readable, what: str) -> Iterator[Entry]:
         else:
             while True:
                 if text.next() != '"':
-                    raise _Broken(f"there is {text.next()!r} where a key in quotes was expected")
+                    raise Broken(f"there is {text.next()!r} where a key in quotes was expected")
                 key = text.value()
                 if text.next() != ":":
-                    raise _Broken(f"the key {key[:60]!r} has no metadata")
+                    raise Broken(f"the key {key[:60]!r} has no metadata")
                 text.at += 1
                 entry = _entry(key, text.value())
                 if entry is not None:
                     yield entry
                 separator = text.next()
                 if separator not in (",", "}"):
-                    raise _Broken(
+                    raise Broken(
                         f"there is {separator!r} after the key {key[:60]!r}" if separator
                         else f"it ends after the key {key[:60]!r}"
                     )  # fmt: skip
@@ -142,8 +149,8 @@ def entries_of_object(stream: Readable, what: str) -> Iterator[Entry]:
                 if separator == "}":
                     break
         if text.next():
-            raise _Broken(f"there is {text.next()!r} after its end")
-    except (_Broken, IntegrityError, UnicodeDecodeError, RecursionError) as error:
+            raise Broken(f"there is {text.next()!r} after its end")
+    except (Broken, IntegrityError, UnicodeDecodeError, RecursionError) as error:
         raise _unreadable(what, error) from None
 
 
@@ -156,11 +163,11 @@ def entries_of_lines(stream: Readable, what: str) -> Iterator[Entry]:
         Where it is anything else.
     """
     try:
-        text = _Text(stream)
+        text = JSONWindow(stream)
         while text.next():
             record = text.value()
             if not isinstance(record, dict) or not isinstance(record.get("key"), str):
-                raise _Broken("it has a line that isn't an object with a key")
+                raise Broken("it has a line that isn't an object with a key")
             entry = _entry(record["key"], record.get("metadata"))
             if entry is None:
                 continue
@@ -173,7 +180,7 @@ def entries_of_lines(stream: Readable, what: str) -> Iterator[Entry]:
                 size if type(size) is int and 0 <= size < _LONGEST_DATA else None,
                 _digest(record.get("sha256")),
             )
-    except (_Broken, IntegrityError, UnicodeDecodeError, RecursionError) as error:
+    except (Broken, IntegrityError, UnicodeDecodeError, RecursionError) as error:
         raise _unreadable(what, error) from None
 
 
@@ -187,7 +194,7 @@ def _entry(key: str, metadata: Any) -> Entry | None:
     try:
         return key, spelling(metadata), None, None, _digest(metadata.get("sha256"))
     except InvalidMetadataError as error:
-        raise _Broken(f"of the key {key[:60]!r} the {error}") from None
+        raise Broken(f"of the key {key[:60]!r} the {error}") from None
 
 
 def _digest(value: object) -> str | None:
@@ -196,7 +203,7 @@ def _digest(value: object) -> str | None:
 
 def _unreadable(what: str, error: Exception) -> IndexUnreadableError:
     if isinstance(error, UnicodeDecodeError):
-        error = _Broken("it isn't UTF-8")
+        error = Broken("it isn't UTF-8")
     if isinstance(error, RecursionError):
-        error = _Broken("it is nested too deeply")
+        error = Broken("it is nested too deeply")
     return IndexUnreadableError(f"{what} can't be read: {error}; the index before stays in force")

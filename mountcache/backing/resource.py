@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 from mountcache.abc import Facts, Value, first_bytes
 from mountcache.backing.files import FileTransport
-from mountcache.backing.freshness import Validators, conditions, facts_from
+from mountcache.backing.freshness import Validators, conditions, facts_from, facts_of_304
 from mountcache.backing.http import Answer, Transport
 from mountcache.backing.wire import is_ours
 from mountcache.errors import ChangedWhileReadingError, IntegrityError, UpstreamError
@@ -111,6 +111,10 @@ class Data:
             # A log-in page, or a friendly word that something is missing.
             return replace(facts, storable=False)
         return facts
+
+    def confirmed(self, validators: Validators, headers: Mapping[str, str]) -> Facts:
+        """Return what a 304 adds to the copy that `validators` came from."""
+        return facts_of_304(headers, now=self.clock())
 
     def head(self, key: str) -> Mapping[str, str]:
         """Return the headers of the data of a key."""

@@ -21,7 +21,7 @@ from mountcache.abc import (
 )
 from mountcache.backing.credentials import made_anew
 from mountcache.backing.files import FileTransport
-from mountcache.backing.freshness import Validators, facts_of_304, validators_from
+from mountcache.backing.freshness import Validators, validators_from
 from mountcache.backing.http import Answer, Transport
 from mountcache.backing.index import entries_of_object
 from mountcache.backing.plain import SIDECAR, BareWriter, Sidecars
@@ -113,7 +113,7 @@ class StaticURLStore(AbstractReadOnlyStore):
             raise ConfigurationError(f"poll is 0 or more seconds, not {poll}")
         _check_writing(write, metadata, query_path)
         root, self._user = check_url(root_url, "root_url", schemes=_SCHEMES)
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "root_url": root, "data_path": data_path, "query_path": query_path, "poll": poll,
             "write": write, "metadata": metadata, "timeout": timeout, "deadline": deadline,
             "retries": retries,
@@ -129,7 +129,7 @@ class StaticURLStore(AbstractReadOnlyStore):
         else:
             self._transport = Transport(root, timeout=timeout, deadline=deadline, retries=retries)
             self._transport.open(self._user)
-        self._data = Data(self._transport, self._url_of, time.time)
+        self._data = self._data_of(self._transport)
         keys_url = f"{self._root}keys/"
         self._writer = Writer(
             self._transport,
@@ -149,6 +149,9 @@ class StaticURLStore(AbstractReadOnlyStore):
         self._reading = Lock()
         self._polling: threading.Thread | None = None
         self._stop = threading.Event()
+
+    def _data_of(self, transport: Transport | FileTransport) -> Data:
+        return Data(transport, self._url_of, time.time)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return made_anew, (type(self), self._settings, self._transport.named)
@@ -281,9 +284,10 @@ class StaticURLStore(AbstractReadOnlyStore):
             if not self._sidecars.are(validators):
                 return self.fetch(key)
             return self._sidecars.revalidate(key, validators)
-        answer = self._data.again(key, Validators.load(validators))
+        asked = Validators.load(validators)
+        answer = self._data.again(key, asked)
         if answer.status == 304:
-            return NotModified(facts_of_304(answer.headers, now=time.time()))
+            return NotModified(self._data.confirmed(asked, answer.headers))
         return self._begun(key, answer)
 
     def open_range(self, key: str, start: int, version: str) -> io.BufferedIOBase:
@@ -385,6 +389,10 @@ class StaticURLStore(AbstractReadOnlyStore):
         self._index, self._index_validators = now, reading.validators
         if before is None:
             return []
+        if reading.withheld:
+            # Of these the index says nothing: what was known of them stays.
+            held = tuple(reading.withheld)
+            now.update({key: meta for key, meta in before.items() if key.startswith(held)})
         events: list[StoreSetEvent | StoreUpdateEvent | StoreDeleteEvent] = []
         for key, meta in now.items():
             old = before.get(key)

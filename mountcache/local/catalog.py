@@ -384,7 +384,7 @@ class Catalog:
         if old is not None and not asked:
             same = old.sha256 == clean.sha256 and old.meta == clean.meta
             seen = old.seen if same else old.seen or seen_of_copy(old)
-        expires = None if clean.lifetime is None else now + clean.lifetime
+        expires = expires_after(now, clean.lifetime)
         con.execute(
             _UPSERT_COPY,
             (
@@ -509,7 +509,7 @@ class Catalog:
             con.execute(
                 "UPDATE copy SET checked = ?, expires = ?, validators = ?, version = ?,"
                 " entry = ?, meta = ? WHERE key = ? AND content = ? AND version IS ? AND meta = ?",
-                (now, None if lifetime is None else now + lifetime, validators, version,
+                (now, expires_after(now, lifetime), validators, version,
                  entry, meta, copy.key, copy.content, copy.version, copy.meta),
             )  # fmt: skip
 
@@ -609,6 +609,11 @@ class Catalog:
             con.executemany(_USE_COPY, [(n, k, str(s.version), s.sha256) for n, k, s in read])
             con.executemany(_SEE_ENTRY, [(k, str(s.version), s.entry) for _, k, s in read])
         return used
+
+
+def expires_after(now: float, lifetime: float | None) -> float | None:
+    """Return until when a copy is fresh; one of no lifetime at all is asked after in any case."""
+    return now + lifetime if lifetime else lifetime
 
 
 def get_state(con: sqlite3.Connection, name: str) -> Any:

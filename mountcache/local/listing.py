@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
@@ -82,6 +82,7 @@ def load(
         try:
             loading = _Loading(catalog, con)
             loading.take_in(reading, prefix)
+            loading.withhold(reading.withheld, prefix)
             first, believed = loading.finish(reading.validators)
         finally:
             reading.close()
@@ -120,6 +121,15 @@ class _Loading:
         )
         while batch := list(islice(entries, _BATCH)):
             self._take_batch(batch)
+
+    def withhold(self, withheld: Sequence[str], prefix: str) -> None:
+        """Note of which keys the index says nothing."""
+        known = [
+            (each[len(prefix) :] if each.startswith(prefix) else "",)
+            for each in withheld
+            if each.startswith(prefix) or prefix.startswith(each)
+        ]
+        self._con.executemany("INSERT OR IGNORE INTO withheld VALUES (?)", known)
 
     def _take_batch(self, batch: list[_Incoming]) -> None:
         gen = self._gen
@@ -208,6 +218,8 @@ class _Loading:
                   AND (u.present OR u.masked) AND u.checked < ?
                   AND (NOT u.masked OR u.mask_entry IS NOT NULL)
                   AND u.key NOT IN (SELECT key FROM loaded)
+                  AND NOT EXISTS (SELECT 1 FROM withheld w
+                                  WHERE substr(u.key, 1, length(w.key)) = w.key)
                 ORDER BY u.key LIMIT ?
                 """,
                 (after, self._started, PAGE),
@@ -271,6 +283,7 @@ _TEMPORARY = {
     "loaded": "key TEXT PRIMARY KEY",
     "incoming": "key TEXT PRIMARY KEY, meta, norm, version, size, sha",
     "changed": "key TEXT PRIMARY KEY",
+    "withheld": "key TEXT PRIMARY KEY",
 }
 
 _SEEN_OF_U = """coalesce(u.seen, json_object(

@@ -126,7 +126,7 @@ def _against_base(theirs: Theirs, base: BaseOf) -> _Part:
         # All that was seen is an entry of the index: it is its metadata.
         seen = base.entry if base.entry is not None else base.meta
         return "base" if seen is not None and _same(seen, theirs.meta) else "foreign"
-    if base.meta is not None and not _same(base.meta, theirs.meta):
+    if theirs.keeps_metadata and base.meta is not None and not _same(base.meta, theirs.meta):
         return "foreign"
     if theirs.sha256 is None:
         return "unsure"

@@ -114,8 +114,8 @@ class Keeping:
         source, catalog = self._source, self._source.mount.catalog
         facts = source.facts
         lifetime = facts.lifetime
-        if lifetime is not None:
-            lifetime = max(0.0, lifetime - (time.monotonic() - self._begun))
+        if lifetime:
+            lifetime = max(0.001, lifetime - (time.monotonic() - self._begun))
         with kept(source.name):
             partial.finish(size)
             body = partial.path or _spooled(catalog, partial, size)
