@@ -1,4 +1,4 @@
-"""Servers for tests: real nginx, one that sends exactly what it is told, and a foreign one."""
+"""Servers for tests: real nginx and Apache, one that sends exactly what it is told, and a foreign one."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import struct
 import subprocess
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -29,6 +30,7 @@ import pytest
 __all__ = [
     "CLOSE",
     "RESET",
+    "Apache",
     "ByRequest",
     "ForeignServer",
     "Nginx",
@@ -36,6 +38,7 @@ __all__ = [
     "Request",
     "ScriptedServer",
     "Step",
+    "apache",
     "chunked",
     "nginx",
     "scripted",
@@ -182,6 +185,131 @@ def nginx() -> Iterator[Callable[..., Nginx]]:
     """Give a function that starts nginx on a folder; all are stopped at the end of the test."""
     with ExitStack() as running:
         yield lambda root, **others: running.enter_context(Nginx(root, **others))
+
+
+class Apache:
+    """A real Apache that lists and gives the files of a folder, at a free port of this machine.
+
+    Parameters
+    ----------
+    root
+        The folder.
+    dav
+        Whether it takes PUT, DELETE and MKCOL, as mod_dav does.
+    config
+        Directives for the folder.
+    """
+
+    def __init__(self, root: Path, *, dav: bool = False, config: str = "") -> None:
+        self.root = root
+        self.port = 0
+        self._config = ("Dav On\n" if dav else "") + config
+        self._prefix: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The root, ending in "/"."""
+        return f"http://127.0.0.1:{self.port}/"
+
+    def start(self) -> Self:
+        """Start Apache; connections are taken when this returns."""
+        assert self._process is None, "Apache is running"
+        self._prefix = self._prefix or Path(tempfile.mkdtemp(prefix="apache-"))
+        self._prefix.chmod(0o755)
+        # It takes no socket that listens already: another process may be faster at the port.
+        for _ in range(5):
+            if self._runs(self._prefix):
+                return self
+            self.port = 0
+        log = (self._prefix / "error.log").read_text()
+        self.close()
+        raise AssertionError(f"Apache didn't start: {log}")
+
+    def _runs(self, prefix: Path) -> bool:
+        with _listening(self.port) as free:
+            self.port = free.getsockname()[1]
+        (prefix / "apache.conf").write_text(self._written(prefix))
+        program = shutil.which("apache2", path=f"{os.environ['PATH']}:/usr/sbin")
+        assert program is not None, "apache2 isn't installed"
+        command = [program, "-d", str(prefix), "-f", str(prefix / "apache.conf"), "-DFOREGROUND"]
+        if os.geteuid() == 0:
+            # It refuses to be root. As nobody with this right it may read what the tests write.
+            right = "+dac_override"
+            command = [
+                *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
+                *(f"--inh-caps={right}", f"--ambient-caps={right}", *command),
+            ]
+        with (prefix / "error.log").open("ab") as said:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=said, stderr=said
+            )
+        ends = time.monotonic() + _PATIENCE
+        while self._process.poll() is None and time.monotonic() < ends:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=_PATIENCE).close()
+            except OSError:
+                time.sleep(0.02)
+            else:
+                return True
+        self.stop()
+        return False
+
+    def stop(self) -> None:
+        """End Apache; from then on connections are refused."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+
+    def close(self) -> None:
+        """End Apache, and remove its logs."""
+        self.stop()
+        if self._prefix is not None:
+            shutil.rmtree(self._prefix)
+            self._prefix = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def _written(self, prefix: Path) -> str:
+        modules = "\n".join(
+            f"LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so"
+            for name in ("mpm_event", "authz_core", "dir", "autoindex", "mime", "dav", "dav_fs")
+        )
+        return f"""
+            ServerName localhost
+            Listen 127.0.0.1:{self.port}
+            PidFile {prefix}/apache.pid
+            DefaultRuntimeDir {prefix}
+            ErrorLog {prefix}/error.log
+            {modules}
+            ServerLimit 1
+            StartServers 1
+            ThreadsPerChild 32
+            MaxRequestWorkers 32
+            Timeout {_PATIENCE:.0f}
+            TypesConfig /dev/null
+            AddType text/html .html
+            AddType text/csv .csv
+            DavLockDB {prefix}/locks
+            DocumentRoot "{self.root}"
+            <Directory "{self.root}">
+                Require all granted
+                Options Indexes FollowSymLinks
+                {self._config}
+            </Directory>
+        """
+
+
+@pytest.fixture
+def apache() -> Iterator[Callable[..., Apache]]:
+    """Give a function that starts Apache on a folder; all are stopped at the end of the test."""
+    with ExitStack() as running:
+        yield lambda root, **others: running.enter_context(Apache(root, **others))
 
 
 # -- exactly these bytes -------------------------------------------------------------------

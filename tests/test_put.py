@@ -1,4 +1,4 @@
-"""Pushing to a plain web server that takes PUT: nginx with its dav module."""
+"""Pushing to a plain web server that takes PUT: nginx with its dav module, Apache with mod_dav."""
 
 from __future__ import annotations
 
@@ -25,23 +25,21 @@ from mountcache.errors import (
 from mountcache.local.disk import DiskCacheStore
 from mountcache.mounted import MountedStore
 from mountcache.values import StringValue
-from tests.servers import Nginx, Reply, ScriptedServer, nginx, scripted
+from tests.servers import Apache, Nginx, Reply, ScriptedServer, apache, nginx, scripted
 
-__all__ = ["nginx", "scripted"]
+__all__ = ["apache", "nginx", "scripted"]
 
 _when = count(1_600_000_000)
 
 
 class Site:
-    """Files under nginx, which takes PUT, DELETE and MKCOL, and an index that people make."""
+    """Files under a server that takes PUT and DELETE, and an index that people make."""
 
-    def __init__(self, root: Path, serve: Callable[..., Nginx], *, folders: bool) -> None:
+    def __init__(self, root: Path, serve: Callable[[Path], Nginx | Apache]) -> None:
         self.data = root / "data"
         self.data.mkdir(parents=True)
         self.root = root
-        made = "on" if folders else "off"
-        config = f"dav_methods PUT DELETE MKCOL; create_full_put_path {made};"
-        self.url = serve(root, config=config).url
+        self.url = serve(root).url
 
     def put(self, key: str, data: bytes) -> None:
         path = self.data / key
@@ -64,9 +62,21 @@ class Site:
         os.utime(target, (when, when))
 
 
-@pytest.fixture(params=[True, False], ids=["folders by itself", "folders by MKCOL"])
-def site(request: pytest.FixtureRequest, nginx: Callable[..., Nginx], tmp_path: Path) -> Site:
-    return Site(tmp_path / "site", nginx, folders=request.param)
+@pytest.fixture(params=["nginx, folders by itself", "nginx, folders by MKCOL", "Apache"])
+def site(
+    request: pytest.FixtureRequest,
+    nginx: Callable[..., Nginx],
+    apache: Callable[..., Apache],
+    tmp_path: Path,
+) -> Site:
+    def serve(root: Path) -> Nginx | Apache:
+        if request.param == "Apache":
+            return apache(root, dav=True)
+        made = "on" if "itself" in request.param else "off"
+        config = f"dav_methods PUT DELETE MKCOL; create_full_put_path {made};"
+        return nginx(root, config=config)
+
+    return Site(tmp_path / "site", serve)
 
 
 Person = Callable[..., MountedStore]
@@ -149,6 +159,24 @@ def test_what_others_changed_is_kept(person: Person, site: Site, metadata: str) 
     assert sync.push(store, on_conflict="ours").ok
     assert (site.data / "d").read_bytes() == b"mine"
     assert not (site.data / "c").exists()
+
+
+@pytest.mark.parametrize("metadata", ["local", "sidecar"])
+def test_what_was_just_pushed_is_changed_and_deleted_again(
+    person: Person, site: Site, metadata: str
+) -> None:
+    site.index()
+    store = person("ada", metadata=metadata)
+    # Of one length and within a second: no entity tag of time and size tells them apart.
+    for text in (b"one", b"two", b"six"):
+        store.set("runs/a", StringValue(text, {"called": text.decode()}))
+        result = store.push("runs/a")
+        assert (result.outcome, result.grade, result.enforced) == ("pushed", "C", False)
+        assert (site.data / "runs" / "a").read_bytes() == text
+        assert store.to_bytes("runs/a") == text
+    store.delete("runs/a")
+    assert store.push("runs/a").outcome == "pushed"
+    assert not (site.data / "runs" / "a").exists()
 
 
 def test_sidecars_tell_others(person: Person, site: Site) -> None:
