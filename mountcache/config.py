@@ -43,10 +43,10 @@ FILE_NAME = "mountcache.toml"
 DIRECTORY = ".mountcache"
 """Where the local store is unless `dir` says otherwise: beside mountcache.toml."""
 
-Layout = Literal["static", "dynamic"]
+Layout = Literal["static", "dynamic", "listing"]
 Durability = Literal["full", "normal"]
 
-_LAYOUTS = ("static", "dynamic")
+_LAYOUTS = ("static", "dynamic", "listing")
 _OFFLINE = ("auto", "always", "never", "prefer")
 _DURABILITY = ("full", "normal")
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B|B|)\s*", re.IGNORECASE)
@@ -62,7 +62,8 @@ class Settings:
     url: str
     """The root of the remote store, ending in "/"."""
     layout: Layout = "dynamic"
-    """"static": ``data/`` and ``index.json`` under `url`; "dynamic": ``keys`` and ``query``."""
+    """"static": ``data/`` and ``index.json`` under `url`; "dynamic": ``keys`` and ``query``;
+    "listing": files, as the server's own pages list them."""
     mount_point: str = ""
     """The prefix of the keys that can be written; "" is all of them."""
     dir: Path = Path(DIRECTORY)
@@ -84,7 +85,7 @@ class Settings:
     query_path: str = "index.json"
     """static: where the index lies under `url`."""
     write: Literal["put"] | None = None
-    """static: "put" if the server takes PUT and DELETE."""
+    """static and listing: "put" if the server takes PUT and DELETE."""
     metadata: Literal["local", "sidecar"] = "local"
     """static, with write = "put": where metadata go, "local" or "sidecar"."""
 
@@ -438,6 +439,15 @@ def backing_store(settings: Settings) -> AbstractReadOnlyStore:
             settings.url, settings.data_path, settings.query_path, write=settings.write,
             metadata=settings.metadata,
         )  # fmt: skip
+    if settings.layout == "listing":
+        from mountcache.backing.listing import ListingURLStore
+
+        if settings.metadata == "sidecar":
+            raise ConfigurationError(
+                'metadata = "sidecar" is for the static layout: a listing would show the sidecars '
+                "as keys; make an index.json with `mountcache index`"
+            )
+        return ListingURLStore(settings.url, write=settings.write)
     from mountcache.backing.dynamic import DynamicURLStore
 
     return DynamicURLStore(f"{settings.url}keys", f"{settings.url}query")

@@ -1,4 +1,4 @@
-"""Servers for tests: real nginx and Apache, one that sends exactly what it is told, and a foreign one."""
+"""Servers for tests: nginx, Apache, one that sends exactly what it is told, a foreign one."""
 
 from __future__ import annotations
 

@@ -94,13 +94,40 @@ def test_init_finds_the_static_layout(bare: Shell, files_only: str) -> None:
     assert bare("cat", "k").out == b"static\n"
 
 
-def test_init_says_what_it_looked_for_in_vain(bare: Shell, files_only: str, site: Path) -> None:
+def test_init_finds_the_listing_layout(bare: Shell, files_only: str, site: Path) -> None:
     (site / "index.json").unlink()
     ended = bare("init", files_only)
-    assert ended.code == 3
-    assert "dynamic: " in ended.err
-    assert "static: " in ended.err
-    assert "--layout" in ended.err
+    assert ended.code == 0, ended.err
+    assert "the listing layout (its root lists 0 files and 1 folders" in ended.text
+    assert "say --write put" in ended.text
+    assert bare("ls").text == "data/k\n"
+    assert bare("cat", "data/k").out == b"static\n"
+
+
+def test_init_finds_data_that_lie_beside_their_index(
+    bare: Shell, files_only: str, site: Path
+) -> None:
+    (site / "data" / "k").rename(site / "k")
+    assert bare("init", files_only).code == 0
+    assert bare("cat", "k").out == b"static\n"
+
+
+def test_init_says_how_a_plain_server_is_written(bare: Shell, files_only: str) -> None:
+    ended = bare("init", files_only, "--write", "put", "--json")
+    assert ended.documents[0]["grade"] == "C"
+    text = (bare.folder / "mountcache.toml").read_text()
+    assert 'write = "put"' in text
+    assert 'metadata = "local"' in text
+    for wrong, said in (
+        (("--metadata", "sidecar"), "goes with --write put"),
+        (("--layout", "dynamic", "--write", "put"), "plain web servers"),
+        (("--layout", "listing", "--write", "put", "--metadata", "sidecar"), "mountcache index"),
+    ):
+        (bare.folder / "mountcache.toml").unlink(missing_ok=True)
+        ended = bare("init", files_only, *wrong)
+        assert ended.code == 3
+        assert said in ended.err
+        assert not (bare.folder / "mountcache.toml").exists()
 
 
 def test_init_takes_the_layout_and_the_folder_that_are_told(bare: Shell, site: Path) -> None:
@@ -209,7 +236,9 @@ def test_init_takes_no_page_for_a_listing(bare: Shell) -> None:
     with _serving(_Page) as url:
         ended = bare("init", url)
         assert ended.code == 3
-        assert "shows neither layout" in ended.err
+        assert "shows no layout" in ended.err
+        for layout in ("dynamic: ", "static: ", "listing: ", "--layout"):
+            assert layout in ended.err
 
 
 # -- reading ---------------------------------------------------------------------------------

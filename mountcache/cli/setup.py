@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,23 +13,43 @@ from mountcache.cli.session import json_option, show, tell
 
 if TYPE_CHECKING:
     from mountcache.abc import AbstractReadOnlyStore
+    from mountcache.backing.listing import ListingURLStore
     from mountcache.config import Settings
 
 __all__ = ["init"]
 
 _HEAD = """\
 # What is mounted here. Other keys: max_age, offline, auth, size_limit,
-# durability, author, data_path, query_path.
+# durability, author, data_path, query_path, write, metadata.
 """
+_GRADES = {
+    "A": "Edits are pushed at grade A: the server compares and writes as one step.",
+    "C": "Edits are pushed at grade C: compared just before and verified after, with a short race "
+    "between.",
+    None: "It can be read, not written; if the server takes PUT and DELETE, say --write put.",
+}
+_SAMPLE = 1000
+_BESIDE = "/"
+"""The data_path of data that lie beside the index."""
 
 
 @click.command()
 @click.argument("url")
 @click.option(
     "--layout",
-    type=click.Choice(["static", "dynamic"]),
-    help="What is under URL: data/ and index.json (static), or keys and query (dynamic). "
-    "Found out if it isn't told.",
+    type=click.Choice(["static", "dynamic", "listing"]),
+    help="What is under URL: data/ and index.json (static), keys and query (dynamic), or files "
+    "that the server lists by itself (listing). Found out if it isn't told.",
+)
+@click.option(
+    "--write",
+    type=click.Choice(["put"]),
+    help="A plain web server takes PUT and DELETE, as nginx and Apache with dav do.",
+)
+@click.option(
+    "--metadata",
+    type=click.Choice(["local", "sidecar"]),
+    help="Where metadata go with --write put: they stay here, or go to KEY.metadata.json.",
 )
 @click.option(
     "--mount-point",
@@ -46,6 +67,8 @@ _HEAD = """\
 def init(
     url: str,
     layout: str | None,
+    write: str | None,
+    metadata: str | None,
     mount_point: str,
     directory: str | None,
     name: str | None,
@@ -64,14 +87,21 @@ def init(
 
     path = Path.cwd() / FILE_NAME
     _check_free(path, name)
-    settings = Settings(check_root(url, "URL"), mount_point=mount_point)
+    given: dict[str, Any] = {"write": write, "metadata": metadata or "local"}
+    settings = Settings(check_root(url, "URL"), mount_point=mount_point, **given)
     if layout is None:
-        settings, how = _found_out(settings)
+        found = _found_out(settings)
     else:
-        settings, how = _as(settings, layout), "as told"
+        found = _Found(_as(settings, layout), "as told")
         # Refuses now what no such store can be made of.
-        backing_store(settings)
+        backing_store(found.settings)
+    settings = found.settings
+    _check_write(settings, metadata)
     values = {"url": settings.url, "layout": settings.layout}
+    if settings.data_path == _BESIDE:
+        values["data_path"] = settings.data_path
+    if write is not None:
+        values |= {"write": write, "metadata": settings.metadata}
     if mount_point:
         values["mount_point"] = mount_point
     if directory is not None:
@@ -82,9 +112,11 @@ def init(
         file.write(("\n" if there else _HEAD) + table + toml_text(values))
     directory = directory or str(Path(DIRECTORY, name or ""))
     if as_json:
-        show({"config": str(path), "dir": directory, **values})
+        show({"config": str(path), "dir": directory, **values, "grade": found.grade})
         return
-    tell(f"{settings.url} has the {settings.layout} layout ({how}).")
+    tell(f"{settings.url} has the {settings.layout} layout ({found.how}).")
+    for line in found.said:
+        tell(line)
     tell(f"Wrote {path}; the local store will be in {directory}.")
     tell("Next: `mountcache ls` lists the keys, `mountcache get KEY` fetches one.")
 
@@ -109,12 +141,36 @@ def _check_free(path: Path, name: str | None) -> bool:
     return True
 
 
-def _as(settings: Settings, layout: str) -> Settings:
-    return replace(settings, layout="static" if layout == "static" else "dynamic")
+def _as(settings: Settings, layout: Any) -> Settings:
+    return replace(settings, layout=layout)
 
 
-def _found_out(settings: Settings) -> tuple[Settings, str]:
-    """Return settings with the layout that the URL has, and what says so.
+def _check_write(settings: Settings, metadata: str | None) -> None:
+    from mountcache.errors import ConfigurationError
+
+    if settings.write is None and metadata is not None:
+        raise ConfigurationError("--metadata goes with --write put")
+    if settings.write is not None and settings.layout == "dynamic":
+        raise ConfigurationError(
+            "--write put is for plain web servers; the dynamic layout says itself how it is written"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What is at a URL."""
+
+    settings: Settings
+    how: str
+    """What says so."""
+    grade: str | None = None
+    """That of pushes; None: it can't be written, or nobody looked."""
+    said: tuple[str, ...] = ()
+    """What can and can't be done there."""
+
+
+def _found_out(settings: Settings) -> _Found:
+    """Return settings with the layout that the URL has, and what can be done there.
 
     The dynamic one comes first: where both are served, as by `mountcache serve`, it tells
     more of a key.
@@ -128,31 +184,92 @@ def _found_out(settings: Settings) -> tuple[Settings, str]:
     )
 
     tried: list[str] = []
-    for layout, how in (("dynamic", "it answers at query"), ("static", "it has an index.json")):
+    for layout in ("dynamic", "static", "listing"):
         so = _as(settings, layout)
         try:
             with backing_store(so) as store:
-                _list(store)
-            return so, how
+                return _look(store, so)
         except StoreUnavailableError as error:
             raise StoreUnavailableError(
-                f"{error}; to write mountcache.toml all the same say --layout static or dynamic"
+                f"{error}; to write mountcache.toml all the same say --layout static, dynamic or "
+                "listing"
             ) from None
         except AuthorizationError as error:
+            if layout == "listing" and error.status == 403:
+                tried.append(f"{layout}: the server doesn't list its folders (403)")
+                continue
             raise AuthorizationError(
-                f"{error}; say --layout static or dynamic, and how to log in with auth in "
-                "mountcache.toml",
+                f"{error}; say --layout static, dynamic or listing, and how to log in with auth "
+                "in mountcache.toml",
                 status=error.status,
             ) from None
         except (StoreError, KeyError) as error:
             tried.append(f"{layout}: {error}")
     raise ConfigurationError(
-        f"{settings.url} shows neither layout ({'; '.join(tried)}); say --layout static or dynamic"
+        f"{settings.url} shows no layout that is known ({'; '.join(tried)}); is it the right URL? "
+        "Otherwise say --layout static, dynamic or listing"
     )
 
 
-def _list(store: AbstractReadOnlyStore) -> None:
-    """Read the beginning of a store's listing; raise if it has none."""
+def _look(store: AbstractReadOnlyStore, settings: Settings) -> _Found:
+    """Return what a store shows; raise if that isn't its layout."""
+    from mountcache.abc import SupportsConditionalWrite
+
+    how = {"dynamic": "it answers at query", "static": "it has an index.json"}
+    said: list[str] = []
+    if settings.layout == "listing":
+        how["listing"] = _look_at_listing(store, said)
+    else:
+        first = _list(store)
+        if settings.layout == "static" and first is not None:
+            settings = _where_data_is(settings, first)
+    grade = None
+    if isinstance(store, SupportsConditionalWrite):
+        ours = settings.url.startswith("http") and store.enforces()
+        if ours or settings.layout == "dynamic" or settings.write is not None:
+            grade = "A" if ours else "C"
+    said.append(_GRADES[grade])
+    if grade == "C" and settings.write is not None and settings.metadata == "local":
+        shown = "listing" if settings.layout == "listing" else "index"
+        said.append(
+            f"It keeps no metadata: what you push with a file is seen here until its {shown} has "
+            "something new of that file."
+        )
+    return _Found(settings, how[settings.layout], grade, tuple(said))
+
+
+def _look_at_listing(store: AbstractReadOnlyStore, said: list[str]) -> str:
+    """Return what a listing shows at its root."""
+    listing: ListingURLStore = store  # type: ignore[assignment]
+    items = list(islice(listing.names(), _SAMPLE))
+    files = [each for each in items if not each.folder]
+    if files and not any(each.modified for each in files):
+        said.append(
+            "It shows no times: that a file was changed is noticed at the daily check of its copy."
+        )
+    more = "more than " if len(items) == _SAMPLE else ""
+    return (
+        f"its root lists {more}{len(files):,} files and {len(items) - len(files):,} folders; what "
+        "it doesn't list isn't there"
+    )
+
+
+def _where_data_is(settings: Settings, key: str) -> Settings:
+    """Return settings that find the data of a key: under data/, else beside the index."""
+    from mountcache.config import backing_store
+
+    for so in (settings, replace(settings, data_path=_BESIDE)):
+        with backing_store(so) as store:
+            try:
+                store.get(key)
+            except KeyError:
+                continue
+            return so
+    return settings
+
+
+def _list(store: AbstractReadOnlyStore) -> str | None:
+    """Read the beginning of a store's listing, and return its first key; raise if it has none."""
     from mountcache.abc import SupportsIndex
     from mountcache.errors import IndexUnreadableError
 
@@ -164,7 +281,10 @@ def _list(store: AbstractReadOnlyStore) -> None:
         first = next(iter(store.query_keys()), "")
         if not first or first.startswith("<") or not store.exists(first):
             raise
-        return
-    if reading is not None:
-        next(iter(reading.entries), None)
+        return first
+    if reading is None:
+        return None
+    try:
+        return next((key for key, *_ in reading.entries), None)
+    finally:
         reading.close()
