@@ -18,7 +18,7 @@ from mountcache.backing.crawl import Bounds, Crawl
 from mountcache.backing.files import FileTransport
 from mountcache.backing.freshness import Validators, parse_date
 from mountcache.backing.http import Transport
-from mountcache.backing.pages import Item, items_of, moment
+from mountcache.backing.pages import Item, items_of, precise_moment
 from mountcache.backing.resource import Data
 from mountcache.backing.static import StaticURLStore
 from mountcache.errors import (
@@ -196,8 +196,7 @@ def _in_folder(path: str, what: str) -> Iterator[Item]:
                         yield Item(each.name, folder=True)
                     elif each.is_file():
                         told = each.stat()
-                        part = f".{told.st_mtime_ns % 1_000_000_000:09}Z"
-                        when = moment(told.st_mtime_ns // 1_000_000_000).replace("Z", part)
+                        when = precise_moment(told.st_mtime_ns)
                         yield Item(each.name, size=told.st_size, modified=when)
                 except FileNotFoundError:
                     continue  # removed meanwhile

@@ -21,7 +21,7 @@ from mountcache.backing.http import Answer
 from mountcache.backing.index import Broken, JSONWindow
 from mountcache.errors import IndexUnreadableError
 
-__all__ = ["Item", "NoListingError", "items_of", "moment"]
+__all__ = ["Item", "NoListingError", "items_of", "precise_moment"]
 
 _PIECE: Final = 65536
 _LONGEST_PAGE: Final = 256 * 1048576
@@ -99,8 +99,13 @@ def items_of(answer: Answer, url: str, what: str) -> Iterator[Item]:
         answer.body.close()
 
 
-def moment(seconds: float) -> str:
-    """Return a time since 1970 to the second, as ISO 8601 in UTC."""
+def precise_moment(nanoseconds: int) -> str:
+    """Return a time since 1970 as ISO 8601 in UTC, to the nanosecond."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{_moment(seconds)[:-1]}.{rest:09}Z"
+
+
+def _moment(seconds: float) -> str:
     return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -151,7 +156,7 @@ def _item_of(record: object, what: str | None) -> Item | None:
             return Item(
                 record["name"],
                 size=size if type(size) is int and size >= 0 else None,
-                modified=None if seconds is None else moment(seconds),
+                modified=None if seconds is None else _moment(seconds),
             )
     return None
 

@@ -7,6 +7,7 @@ import click
 from mountcache import __version__
 from mountcache.cli.codes import TABLE
 from mountcache.cli.editing import drop, mv, put, revert, rm
+from mountcache.cli.indexing import index
 from mountcache.cli.reading import cat, get, ls, prefetch
 from mountcache.cli.session import color, config_option
 from mountcache.cli.setup import init
@@ -43,6 +44,6 @@ def app(ctx: click.Context) -> None:
 
 
 for _command in (
-    init, ls, get, cat, put, rm, mv, status, push, revert, drop, prefetch, serve, demo,
+    init, ls, get, cat, put, rm, mv, status, push, revert, drop, prefetch, index, serve, demo,
 ):  # fmt: skip
     app.add_command(_command)
