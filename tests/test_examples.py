@@ -15,6 +15,14 @@ SAID = {
     "offline_data.py": ["read 2024: cached", "offline: cached mm", "query: surveys/2025.csv"],
     "staged_uploads.py": ["pushed: 3", "ben: runs/0.txt conflict", "ada reads: 43", "kept: 1"],
     "plot_cached.py": ["366 days from sun/2024.csv (upstream) -> sun.svg"],
+    "two_weeks_offline.py": [
+        "before: 37 files",
+        "away: plotted 36 files -> stations.svg",
+        "away: 401 edits",
+        "back: 400 pushed and verified, grade C",
+        "stations/README.txt was changed at home",
+        "back: 400 files of the trip",
+    ],
     "progress_events.py": ["8,000,000 bytes, Setting big.bin done", "set: big.bin", "[####"],
 }
 

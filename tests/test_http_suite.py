@@ -13,6 +13,7 @@ import pytest
 
 from mountcache.abc import AbstractReadOnlyStore
 from mountcache.backing.dynamic import DynamicURLStore
+from mountcache.backing.listing import ListingURLStore
 from mountcache.backing.static import StaticURLStore
 from mountcache.local.disk import DiskCacheStore
 from mountcache.local.memory import MemoryStore
@@ -155,6 +156,60 @@ class TestMountedOnNginx(ByNginx, OnDisk, MountedStoreTests):
 
 
 class TestMountedOnFiles(ByFiles, OnDisk, MountedStoreTests):
+    can_push = False
+
+
+class Listed(HTTPKeys):
+    """A folder that a server lists by itself; it keeps no metadata."""
+
+    keeps_metadata = False
+
+    @pytest.fixture
+    def site(self, tmp_path: Path) -> Site:
+        return Site(tmp_path / "site")
+
+    @pytest.fixture
+    def url(self, site: Site, nginx: Callable[..., Nginx]) -> str:
+        return nginx(site.root, config="autoindex on; autoindex_format json;").url + "data/"
+
+    @pytest.fixture
+    def populate(self, site: Site, url: str) -> Iterator[Populate]:
+        opened: list[AbstractReadOnlyStore] = []
+
+        def fill(entries: Entries) -> ListingURLStore:
+            for key, (data, metadata) in entries.items():
+                site.put(key, data, metadata)
+            store = ListingURLStore(url)
+            opened.append(store)
+            store.connect()
+            return store
+
+        yield fill
+        for store in opened:
+            store.disconnect()
+
+    @pytest.fixture
+    def mounted(self, site: Site, url: str, disk: DiskCacheStore) -> Iterator[Mounted]:
+        with (
+            ListingURLStore(url, poll=0, write="put") as backing,
+            MountedStore("m/", disk, backing) as store,
+        ):
+            yield Mounted(
+                store=store,
+                mount_store=disk,
+                backing_store=backing,
+                put=site.put,
+                remove=site.remove,
+                look=site.look,
+                refresh=store.update_index,
+            )
+
+
+class TestListing(Listed, StoreReadTests):
+    has_snapshots = False
+
+
+class TestMountedOnListing(Listed, OnDisk, MountedStoreTests):
     can_push = False
 
 

@@ -43,6 +43,7 @@ class MountedStoreTests(PushTests):
 
     # -- reading -------------------------------------------------------------------------
 
+    @needs(keeps_metadata=True)
     def test_reads_go_through(self, upstream: Mounted, tmp_path: Path) -> None:
         store = upstream.store
         for _ in range(2):
@@ -60,6 +61,7 @@ class MountedStoreTests(PushTests):
             store.to_file("m/one", tmp_path / "out")
             assert (tmp_path / "out").read_bytes() == b"first"
 
+    @needs(keeps_metadata=True)
     def test_keys_outside_the_mount_point_are_read_too(self, upstream: Mounted) -> None:
         store = upstream.store
         assert store.to_bytes("beyond/three") == b"third"
@@ -95,6 +97,7 @@ class MountedStoreTests(PushTests):
 
         in_threads(*[read] * 6)
 
+    @needs(keeps_metadata=True)
     def test_what_others_change_upstream_is_seen(self, upstream: Mounted) -> None:
         store = upstream.store
         assert store.to_bytes("m/one") == b"first"
@@ -110,6 +113,7 @@ class MountedStoreTests(PushTests):
         assert sorted(store.glob("m/*")) == ["m/new", "m/one"]
         assert sorted(store.query_keys(kind="odd")) == ["beyond/three", "m/new"]
 
+    @needs(keeps_metadata=True)
     def test_value_never_mixes_two_versions(self, mounted: Mounted) -> None:
         before, after = noise(self.large, 1), noise(self.large, 2)
         mounted.put("m/large", before, {"n": 1})
@@ -125,6 +129,7 @@ class MountedStoreTests(PushTests):
         assert value.metadata == {"n": 1}
         assert mounted.store.to_bytes("m/large") == after
 
+    @needs(keeps_metadata=True)
     def test_open_reads_and_writes(self, upstream: Mounted) -> None:
         with upstream.store.open("m/one") as file:
             assert file.read() == b"first"
@@ -151,6 +156,7 @@ class MountedStoreTests(PushTests):
         assert upstream.look(key) == before
         assert upstream.store.to_bytes(key) == b"mine"
 
+    @needs(keeps_metadata=True)
     def test_partial_setters_start_from_upstreams_value(self, upstream: Mounted) -> None:
         store = upstream.store
         store.set_data("m/one", io.BytesIO(b"mine"))
@@ -173,6 +179,7 @@ class MountedStoreTests(PushTests):
         assert upstream.look("m/two") == (b"second", {"n": 2, "kind": "even"})
 
     @setters
+    @needs(keeps_metadata=True)
     def test_outside_the_mount_point_nothing_can_be_written(
         self, upstream: Mounted, setter: Callable[..., None]
     ) -> None:
@@ -198,6 +205,7 @@ class MountedStoreTests(PushTests):
             setter(upstream.store, "m/")
         assert list(upstream.store.staged()) == []
 
+    @needs(keeps_metadata=True)
     def test_queries_shadow_by_key_first_and_filter_then(self, upstream: Mounted) -> None:
         store = upstream.store
         store.set_metadata("m/one", {"kind": "even", "mine": True})
@@ -250,6 +258,7 @@ class MountedStoreTests(PushTests):
 
     # -- deleting ------------------------------------------------------------------------
 
+    @needs(keeps_metadata=True)
     def test_deleted_key_is_hidden_everywhere(self, upstream: Mounted) -> None:
         store = upstream.store
         store.delete("m/one")
@@ -296,6 +305,7 @@ class MountedStoreTests(PushTests):
 
     # -- revert and drop -----------------------------------------------------------------
 
+    @needs(keeps_metadata=True)
     def test_reverted_key_is_upstreams_again(self, upstream: Mounted) -> None:
         store = upstream.store
         store.set("m/one", StringValue(b"mine", {"kind": "mine"}))
@@ -376,6 +386,7 @@ class MountedStoreTests(PushTests):
 
     # -- the mount store by itself -------------------------------------------------------
 
+    @needs(keeps_metadata=True)
     def test_what_is_set_into_the_mount_store_is_seen_through_the_mount(
         self, upstream: Mounted
     ) -> None:

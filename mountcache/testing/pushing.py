@@ -162,6 +162,7 @@ class PushTests(StoreSuite):
             store.push(f"m/{key}")
         assert [key for key in ODD_KEYS if mounted.look(f"m/{key}") is None] == list(ODD_KEYS[::3])
 
+    @needs(keeps_metadata=True)
     def test_rename_shows_at_once(self, upstream: Mounted) -> None:
         store = upstream.store
         store.mv("m/one", "m/renamed")
@@ -171,7 +172,7 @@ class PushTests(StoreSuite):
         assert upstream.look("m/one") == (b"first", {"n": 1, "kind": "odd"})
         assert upstream.look("m/renamed") is None
 
-    @needs(can_push=True)
+    @needs(can_push=True, keeps_metadata=True)
     def test_rename_is_pushed_as_a_copy_and_a_delete(self, upstream: Mounted) -> None:
         store = upstream.store
         store.mv("m/one", "m/renamed")

@@ -114,6 +114,7 @@ class StoreReadTests(StoreSuite):
 
     # -- values --------------------------------------------------------------------------
 
+    @needs(keeps_metadata=True)
     def test_get_gives_data_and_metadata(self, readable: AbstractReadOnlyStore) -> None:
         for key, (data, metadata) in ENTRIES.items():
             value = readable.get(key)
@@ -125,6 +126,7 @@ class StoreReadTests(StoreSuite):
             assert value.metadata == metadata
             assert value.size in (None, len(data))
 
+    @needs(keeps_metadata=True)
     def test_value_unpacks_as_data_and_metadata(self, readable: AbstractReadOnlyStore) -> None:
         data, metadata = readable.get("dir/two")
         with data:
@@ -209,10 +211,12 @@ class StoreReadTests(StoreSuite):
 
     # -- metadata ------------------------------------------------------------------------
 
+    @needs(keeps_metadata=True)
     def test_metadata_comes_as_it_was_spelled(self, readable: AbstractReadOnlyStore) -> None:
         for found in (readable.get("dir/one").metadata, readable.get_metadata("dir/one")):
             assert json.dumps(found) == json.dumps(METADATA)
 
+    @needs(keeps_metadata=True)
     def test_metadata_is_the_callers_own(self, readable: AbstractReadOnlyStore) -> None:
         value = readable.get("dir/one")
         found = [
@@ -227,6 +231,7 @@ class StoreReadTests(StoreSuite):
         assert readable.get_metadata("dir/one") == METADATA
         assert dict(readable.query())["dir/one"] == METADATA
 
+    @needs(keeps_metadata=True)
     def test_select_gives_the_names_that_are_there(self, readable: AbstractReadOnlyStore) -> None:
         assert readable.get_metadata("dir/one", ["whole", "missing", "yes"]) == {
             "whole": 1,
@@ -262,6 +267,7 @@ class StoreReadTests(StoreSuite):
         assert list(store.glob("*")) == []
         assert not store.exists("anything")
 
+    @needs(keeps_metadata=True)
     def test_odd_keys_are_keys_like_others(self, populate: Populate) -> None:
         entries = {
             key: (f"data of {number}".encode(), {"n": number})
@@ -295,6 +301,7 @@ class StoreReadTests(StoreSuite):
 
     # -- several keys --------------------------------------------------------------------
 
+    @needs(keeps_metadata=True)
     def test_multiget_follows_the_keys(self, readable: AbstractReadOnlyStore) -> None:
         keys = ["dir/two", "Four", "dir/one", "Four"]
         values = readable.multiget(iter(keys))
@@ -309,6 +316,7 @@ class StoreReadTests(StoreSuite):
             with stream:
                 assert stream.read() == ENTRIES[key][0]
 
+    @needs(keeps_metadata=True)
     def test_multiget_metadata_follows_the_keys(self, readable: AbstractReadOnlyStore) -> None:
         keys = ["dir/two", "Four", "dir/two"]
         assert list(readable.multiget_metadata(iter(keys))) == [ENTRIES[key][1] for key in keys]
@@ -327,6 +335,7 @@ class StoreReadTests(StoreSuite):
 
     # -- queries -------------------------------------------------------------------------
 
+    @needs(keeps_metadata=True)
     def test_query_without_names_gives_everything_once(
         self, readable: AbstractReadOnlyStore
     ) -> None:
@@ -334,6 +343,7 @@ class StoreReadTests(StoreSuite):
         assert len(found) == len(ENTRIES)
         assert dict(found) == {key: metadata for key, (_, metadata) in ENTRIES.items()}
 
+    @needs(keeps_metadata=True)
     def test_query_gives_the_keys_that_have_all_of_it(
         self, readable: AbstractReadOnlyStore
     ) -> None:
@@ -345,6 +355,7 @@ class StoreReadTests(StoreSuite):
         assert list(readable.query(kind="even", n=3)) == []
         assert list(readable.query(kind="even", missing=1)) == []
 
+    @needs(keeps_metadata=True)
     def test_query_selects_names(self, readable: AbstractReadOnlyStore) -> None:
         assert dict(readable.query(["n", "extra"], kind="odd")) == {
             "dir/sub/three": {"n": 3, "extra": None}
@@ -355,17 +366,20 @@ class StoreReadTests(StoreSuite):
         }
         assert dict(readable.query((), kind="odd")) == {"dir/sub/three": {}}
 
+    @needs(keeps_metadata=True)
     def test_query_keys(self, readable: AbstractReadOnlyStore) -> None:
         assert sorted(readable.query_keys()) == sorted(ENTRIES)
         assert sorted(readable.query_keys(kind="even")) == ["Four", "dir/two"]
         assert list(readable.query_keys(kind="none of these")) == []
 
+    @needs(keeps_metadata=True)
     def test_query_finds_names_of_any_kind(self, readable: AbstractReadOnlyStore) -> None:
         for name, value in METADATA.items():
             assert list(readable.query_keys(**{name: value})) == ["dir/one"], name
         # A name with a dot is a name, not a path.
         assert list(readable.query_keys(**{"dict.one": 1})) == []
 
+    @needs(keeps_metadata=True)
     def test_query_compares_json_values(self, populate: Populate) -> None:
         keys = {f"value {number:02}": value for number, value in enumerate(VALUES)}
         entries: dict[str, tuple[bytes, dict[str, Any]]] = {
@@ -527,6 +541,7 @@ class StoreReadTests(StoreSuite):
                 assert sorted(readable.query_keys()) == sorted(ENTRIES)
         assert not readable.is_connected()
 
+    @needs(keeps_metadata=True)
     def test_many_threads_read_at_once(self, populate: Populate) -> None:
         large = noise(self.large)
         store = populate({**ENTRIES, "large": (large, {})})

@@ -32,7 +32,7 @@ def needs(**flags: bool) -> Callable[[_Test], _Test]:
     """
 
     def mark(test: _Test) -> _Test:
-        test.__dict__["needs"] = flags
+        test.__dict__["needs"] = {**test.__dict__.get("needs", {}), **flags}
         return test
 
     return mark
@@ -72,6 +72,11 @@ class StoreSuite:
     """Keys have permissions beside data and metadata."""
     survives_disconnect: bool = True
     """What was set is there after `disconnect` and `connect`."""
+    keeps_metadata: bool = True
+    """Upstream gives the metadata back that it was given.
+
+    If False, it has metadata of its own, and what is about others is left out.
+    """
     large: int = 3 * 1048576 + 17
     """Bytes of a value that is too large to be kept in one piece."""
 
