@@ -20,6 +20,7 @@ from mountcache.abc import (
     AbstractReadOnlyStore,
     AbstractStore,
     Base,
+    Pushed,
     Readable,
     SupportsIdentity,
     Value,
@@ -307,6 +308,15 @@ class MountedStore(AbstractStore):
         except KeyError:
             raise KeyError(key) from None
 
+    def fetch(self, key: str) -> Value:
+        """Return the value of `key`, its download begun if it isn't here; raises as `get` does."""
+        return self._value(key, data=True)
+
+    def warm(self, key: str) -> Value | None:
+        """Return the value of `key` if it is here and upstream needs no question; else None."""
+        short = self._short(self._check(key))
+        return None if short is None else self._overlay.warm(short, self._options)
+
     def get_data(self, key: str) -> io.BufferedIOBase:
         return read_again(lambda: self._value(key, data=True).data)
 
@@ -403,20 +413,20 @@ class MountedStore(AbstractStore):
     ) -> None:
         data, metadata = unpack(value)
         meta = spelling(metadata)
-        self._write(key, data=check_stream(data), meta=meta, base=base, buffer_size=buffer_size)
+        self.stage(key, data=check_stream(data), meta=meta, base=base, buffer_size=buffer_size)
 
     def set_data(
         self, key: str, data: Readable, buffer_size: int = 1048576, *, base: Base = None
     ) -> None:
-        self._write(key, data=check_stream(data), base=base, buffer_size=buffer_size)
+        self.stage(key, data=check_stream(data), base=base, buffer_size=buffer_size)
 
     def set_metadata(self, key: str, metadata: Mapping[str, Any], *, base: Base = None) -> None:
-        self._write(key, meta=spelling(metadata), base=base)
+        self.stage(key, meta=spelling(metadata), base=base)
 
     def update_metadata(self, key: str, metadata: Mapping[str, Any], *, base: Base = None) -> None:
-        self._write(key, merge=parse(spelling(metadata)), base=base)
+        self.stage(key, merge=parse(spelling(metadata)), base=base)
 
-    def _write(
+    def stage(
         self,
         key: str,
         *,
@@ -425,14 +435,34 @@ class MountedStore(AbstractStore):
         merge: dict[str, Any] | None = None,
         base: Base = None,
         buffer_size: int = 1048576,
-    ) -> None:
+        op_id: str | None = None,
+    ) -> Pushed:
+        """Stage new data, new metadata, or both: what all setters come to.
+
+        Parameters
+        ----------
+        key
+            The key.
+        data
+            The new data; None leaves it as it is.
+        meta
+            The new metadata as JSON text; None leaves it as it is.
+        merge
+            Names to change in the metadata there is.
+        base
+            The version that this replaces, or `ABSENT` to create only; None doesn't compare.
+        buffer_size
+            Bytes to read at a time.
+        op_id
+            Names the write for who may repeat it: what was staged under it isn't again.
+        """
         short = self._mine(key)
         self._agree(short)
         row = self._learn(short) if data is None or meta is None else None
         if data is None and row is not None and self._mirror is not None and _is_upstream(row):
-            self._copy_up(key, meta=meta, merge=merge, base=base)
+            staged = self._copy_up(key, meta=meta, merge=merge, base=base)
         else:
-            self.mount.staging.write(
+            staged = self.mount.staging.write(
                 short,
                 self._announce(short),
                 data=data,
@@ -440,16 +470,18 @@ class MountedStore(AbstractStore):
                 merge=merge,
                 base=base,
                 buffer_size=buffer_size,
+                op_id=op_id,
             )
         self._agree(short)
+        return staged
 
     def _copy_up(
         self, key: str, *, meta: str | None, merge: dict[str, Any] | None, base: Base
-    ) -> None:
+    ) -> Pushed:
         """Stage metadata with upstream's bytes, for a store that knows no edits of it alone."""
         value = self.get(key)
         try:
-            self.mount.staging.write(
+            return self.mount.staging.write(
                 self._mine(key),
                 self._announce(self._mine(key)),
                 data=value.data,
@@ -461,21 +493,26 @@ class MountedStore(AbstractStore):
             if base is not None:
                 raise
             # Another thread was first: what it staged has bytes of its own.
-            self._write(key, meta=meta, merge=merge)
+            return self.stage(key, meta=meta, merge=merge)
 
     def delete(self, key: str, *, base: Base = None) -> None:
         """Stage a delete: the key is gone here, and upstream once that is pushed.
 
         A key that is only here is gone outright. KeyError if it is nowhere.
         """
+        self.stage_delete(key, base=base)
+
+    def stage_delete(self, key: str, *, base: Base = None, op_id: str | None = None) -> Pushed:
+        """Stage a delete, as `delete` does; `op_id` is as of `stage`."""
         short = self._mine(key)
         self._agree(short)
         self._learn(short)
         try:
-            self.mount.staging.delete(short, self._announce(short), base=base)
+            staged = self.mount.staging.delete(short, self._announce(short), base=base, op_id=op_id)
         except KeyError:
             raise KeyError(key) from None
         self._agree(short)
+        return staged
 
     def _learn(self, short: str) -> Row:
         """Ask upstream about a key that nothing is known of here."""

@@ -16,12 +16,14 @@ import click
 from mountcache.cli.codes import one_line
 
 if TYPE_CHECKING:
+    from mountcache.config import Settings
     from mountcache.mounted import MountedStore
 
 __all__ = [
     "amount",
     "color",
     "config_option",
+    "configured",
     "json_option",
     "note",
     "opened",
@@ -66,6 +68,15 @@ def json_option(function: _Decorated) -> _Decorated:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, one document a line.")(
         function
     )
+
+
+def configured() -> dict[str, Settings]:
+    """Return the mounts of mountcache.toml by name, or the one that ``--mount`` names."""
+    from mountcache.config import find_file, read_mounts, read_settings
+
+    meta = click.get_current_context().meta
+    path, mount = find_file(meta.get(_CONFIG)), meta.get(_MOUNT)
+    return read_mounts(path) if mount is None else {mount: read_settings(path, mount=mount)}
 
 
 @contextmanager

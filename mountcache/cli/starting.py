@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
 import click
 
 from mountcache.cli.codes import Code
-from mountcache.cli.session import json_option, show, tell
+from mountcache.cli.session import configured, json_option, show, tell
+
+if TYPE_CHECKING:
+    from mountcache.config import Settings
 
 __all__ = ["demo", "serve"]
 
 
 @click.command()
 @click.option(
-    "--store", "directory", metavar="DIR", required=True, help="The directory to keep it in."
+    "--store",
+    "directory",
+    metavar="DIR",
+    help="Serve a remote store of its own out of this directory.",
 )
 @click.option(
     "--host",
@@ -29,8 +38,15 @@ __all__ = ["demo", "serve"]
     help="0 takes a free one.",
 )
 @json_option
-def serve(directory: str, host: str, port: int, as_json: bool) -> None:
-    """Serve a remote store out of a directory, until interrupted."""
+def serve(directory: str | None, host: str, port: int, as_json: bool) -> None:
+    """Serve what is mounted here to any HTTP client, until interrupted.
+
+    Reads go through the cache and work offline; what clients write is staged, until `push`
+    sends it. Several mounts are at /NAME/. With --store it is no proxy but a repository.
+    """
+    if directory is None:
+        _proxy(host, port, as_json)
+        return
     from mountcache.local.disk import DiskCacheStore
     from mountcache.serve import run_origin
 
@@ -41,6 +57,32 @@ def serve(directory: str, host: str, port: int, as_json: bool) -> None:
             tell(f"serving {directory} at {url}")
 
     run_origin(DiskCacheStore(directory), host, port, ready)
+
+
+def _proxy(host: str, port: int, as_json: bool) -> None:
+    from mountcache.config import open_store
+    from mountcache.serve import ServedMount, run_stores
+
+    mounts = configured()
+
+    def ready(url: str) -> None:
+        for name, settings in mounts.items():
+            _tell_of(f"{url}{name}/" if name else url, name, settings, as_json)
+
+    with ExitStack() as opened:
+        stores = {}
+        for name, settings in mounts.items():
+            stores[name] = ServedMount(opened.enter_context(open_store(settings)))
+        run_stores(stores, host, port, ready)
+
+
+def _tell_of(at: str, name: str, settings: Settings, as_json: bool) -> None:
+    if as_json:
+        named = {"mount": name} if name else {}
+        show({"url": at, **named, "upstream": settings.url, "dir": str(settings.dir)})
+        return
+    push = f"mountcache --mount {name} push" if name else "mountcache push"
+    tell(f"serving {settings.url} at {at}, e.g. {at}data/KEY; `{push}` sends what is staged")
 
 
 @click.command()

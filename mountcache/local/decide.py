@@ -226,7 +226,7 @@ def _named_base(row: Row, name: str, base: Base, *, mounted: bool) -> BaseOf | N
     if base is None:
         return None
     found: Base
-    edit, copy = row.edit, row.copy
+    edit, copy, entry = row.edit, row.copy, row.entry
     if edit is not None:
         found = ABSENT if edit.kind == "del" else edit.version
         if found == base:
@@ -240,6 +240,8 @@ def _named_base(row: Row, name: str, base: Base, *, mounted: bool) -> BaseOf | N
         content = content_version(copy.sha256, parse(copy.meta))
         if base in (found, content):
             return base_of_seen(seen_of_copy(copy))
+    elif entry is not None and entry.present and base == _entry_version(entry):
+        return base_of_seen(seen_of_entry(entry))
     else:
         return ABSENT_BASE if base is ABSENT else BaseOf("version", str(base))
     wanted = "to be created" if base is ABSENT else f"to be version {_short(base)}"
@@ -250,6 +252,11 @@ def _named_base(row: Row, name: str, base: Base, *, mounted: bool) -> BaseOf | N
         expected=base,
         found=found,
     )
+
+
+def _entry_version(entry: Entry) -> str | None:
+    """Return the content hash of what an index entry with a digest tells of."""
+    return content_version(entry.sha256, parse(entry.meta)) if entry.sha256 else None
 
 
 def _short(version: Base) -> str:

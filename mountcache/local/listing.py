@@ -11,14 +11,14 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 from mountcache.abc import IndexReading
 from mountcache.errors import IndexUnreadableError
 from mountcache.local.catalog import PAGE, Catalog, get_state, set_state
 from mountcache.local.rows import VISIBLE, norm_of
 
-__all__ = ["Change", "load", "note_index_checked", "note_index_outdated"]
+__all__ = ["Change", "Known", "load", "note_index_checked", "note_index_outdated", "with_known"]
 
 _logger = logging.getLogger("mountcache")
 
@@ -37,6 +37,47 @@ class Change:
     action: Literal["set", "update", "delete"]
     key: str
     meta: str
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a key, as the merged view shows it; all of one moment."""
+
+    staged: bool
+    meta: str
+    size: int | None
+    sha256: str | None
+    version: str | None
+    """The edit's, else upstream's."""
+    modified: float | None
+
+
+_KNOWN = f"""
+SELECT e.key, 1, e.meta, e.size, e.sha, e.version, e.at FROM edit e
+WHERE e.kind != 'del' AND e.key BETWEEN :low AND :high
+UNION ALL
+SELECT u.key, 0, u.meta, coalesce(c.size, u.size), coalesce(c.sha, u.sha),
+       coalesce(c.version, u.version), c.modified
+FROM upstream u
+LEFT JOIN copy c ON c.key = u.key
+     AND (c.version = u.version OR c.sha = u.sha OR c.entry = u.entry)
+WHERE {VISIBLE.format(gen="(SELECT value FROM state WHERE name = 'gen')")}
+  AND u.present AND u.key BETWEEN :low AND :high
+  AND NOT EXISTS (SELECT 1 FROM edit x WHERE x.key = u.key)
+"""
+
+
+_Pair = tuple[str, dict[str, Any]]
+
+
+def with_known(catalog: Catalog, pairs: Iterator[_Pair]) -> Iterator[tuple[_Pair, Known | None]]:
+    """Iterate over keys and metadata, by key, and what is known of each, if anything is."""
+    while page := list(islice(pairs, PAGE)):
+        bounds = {"low": page[0][0], "high": page[-1][0]}
+        rows = catalog.content.connection().execute(_KNOWN, bounds).fetchall()
+        known = {key: Known(bool(staged), *found) for key, staged, *found in rows}
+        for pair in page:
+            yield pair, known.get(pair[0])
 
 
 def note_index_checked(catalog: Catalog) -> None:

@@ -272,6 +272,10 @@ class Staging:
         make = _write(announce, None, data, like.meta, None, like.content)
         self._change(key, announce, make, spool)
 
+    def done(self, op_id: str) -> Pushed | None:
+        """Return the answer to a write that was applied here before, under this id."""
+        return _done(self.catalog.content.connection(), op_id)
+
     def delete(
         self,
         key: str,

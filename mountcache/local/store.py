@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mountcache.abc import (
@@ -33,10 +34,11 @@ from mountcache.errors import IntegrityError, StoreUnavailableError
 from mountcache.events import EventManager
 from mountcache.jsonform import parse, spelling
 from mountcache.keys import check_key
-from mountcache.local.catalog import PAGE, Catalog
+from mountcache.local.catalog import PAGE, Catalog, matcher
 from mountcache.local.content import Content
 from mountcache.local.journal import Journal
 from mountcache.local.lending import lent
+from mountcache.local.listing import with_known
 from mountcache.local.records import Edit, StoredRecord
 from mountcache.local.staging import Announce, Staging
 from mountcache.local.value import Snapshot
@@ -308,8 +310,17 @@ class LocalStore(AbstractStore):
         """Return what changes with every change of the store."""
         return f"{self.catalog.content.incarnation}-{self.catalog.state('seq')}"
 
-    def records(self) -> Iterator[StoredRecord]:
-        """Iterate by key over what was set into the store, its data left out."""
+    def records(self, where: Mapping[str, Any] = MappingProxyType({})) -> Iterator[StoredRecord]:
+        """Iterate by key over what was set into the store, its data left out.
+
+        Parameters
+        ----------
+        where
+            Names of metadata, and the values that they must have.
+        """
+        if where:
+            yield from self._records_of(where)
+            return
         after = ""
         while True:
             page = self.catalog.content.connection().execute(_RECORDS, (after, PAGE)).fetchall()
@@ -318,6 +329,16 @@ class LocalStore(AbstractStore):
             if len(page) < PAGE:
                 return
             after = page[-1][0]
+
+    def _records_of(self, where: Mapping[str, Any]) -> Iterator[StoredRecord]:
+        answers = matcher(where, None)
+        for (key, _), known in with_known(self.catalog, self.staging.view(where, merged=False)):
+            # It may have changed since the query found it.
+            if known is not None and known.staged and answers(key, parse(known.meta)):
+                yield StoredRecord(
+                    key, parse(known.meta), known.size, known.sha256, known.version,
+                    known.modified or 0.0,
+                )  # fmt: skip
 
 
 def reread(read: Callable[[], Value], key: str) -> Value:

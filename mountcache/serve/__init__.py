@@ -1,13 +1,15 @@
-"""The origin: ``mountcache serve`` as a library.
+"""``mountcache serve`` as a library: an origin out of a directory, or a caching proxy.
 
 ``wire``, ``conditions`` and ``body`` know HTTP and no store; ``reading``, ``writing``,
-``batch`` and ``listing`` know the store and no socket; ``origin`` brings them together and
-``run`` and ``process`` put them on a port.
+``batch`` and ``listing`` know the store and no socket; ``mounts`` makes a mount such a store;
+``app`` brings them together, ``flights`` saves it questions, and ``run`` and ``process`` put it
+on a port.
 """
 
 from __future__ import annotations
 
+from mountcache.serve.mounts import ServedMount
 from mountcache.serve.process import OriginProcess
-from mountcache.serve.run import Origin, run_origin
+from mountcache.serve.run import Origin, run_origin, run_stores
 
-__all__ = ["Origin", "OriginProcess", "run_origin"]
+__all__ = ["Origin", "OriginProcess", "ServedMount", "run_origin", "run_stores"]

@@ -7,15 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mountcache.errors import (
+    AuthorizationError,
+    ChangedWhileReadingError,
     ConflictError,
+    IndexUnreadableError,
     IntegrityError,
     InvalidKeyError,
     InvalidMetadataError,
     PushInProgressError,
+    ReadOnlyKeyError,
     ReadOnlyStoreError,
     StoreBusyError,
     StoreFullError,
     StoreUnavailableError,
+    UpstreamError,
 )
 from mountcache.serve.wire import Problem, conflict, problem_document
 
@@ -34,6 +39,8 @@ class Answer:
     length: int = 0
     blocks: Iterator[bytes] | None = None
     """The body instead, of a length that isn't known before."""
+    waits: bool = False
+    """Whether the body may wait for upstream."""
 
 
 def answer_to(problem: Problem) -> Answer:
@@ -47,8 +54,18 @@ def answer_to(problem: Problem) -> Answer:
     return Answer(problem.status, headers, body)
 
 
-def problem_of(error: Exception, key: str) -> Problem | None:
-    """Return the problem that an error of the store is; None for what is a bug."""
+def problem_of(error: Exception, key: str, *, proxied: bool = False) -> Problem | None:
+    """Return the problem that an error of the store is; None for what is a bug.
+
+    Parameters
+    ----------
+    error
+        The error.
+    key
+        The key that was asked for.
+    proxied
+        Whether the store is a mount: what is damaged then is what upstream sent.
+    """
     match error:
         case Problem():
             return error
@@ -58,6 +75,8 @@ def problem_of(error: Exception, key: str) -> Problem | None:
             return Problem(400, "bad-key", "This can't be a key", str(error), key=key)
         case InvalidMetadataError():
             return Problem(400, "bad-metadata", "This can't be metadata", str(error), key=key)
+        case IntegrityError() if proxied:
+            return _bad_upstream(error, key)
         case IntegrityError():
             return Problem(500, "damaged", "The data is damaged", str(error), key=key)
         case StoreBusyError():
@@ -66,16 +85,41 @@ def problem_of(error: Exception, key: str) -> Problem | None:
             )
         case StoreFullError():
             return Problem(507, "full", "The store is full", str(error))
-        case ReadOnlyStoreError():
+        case ReadOnlyStoreError() | ReadOnlyKeyError():
             return Problem(403, "read-only", "The store can only be read", str(error))
         case PushInProgressError():
             return Problem(409, "in-flight", "The key is being pushed", str(error), key=key)
         case StoreUnavailableError():
-            return Problem(503, "unavailable", "The data isn't here", str(error), key=key)
+            return Problem(
+                504 if proxied else 503, "unavailable", "The data isn't here", str(error), key=key
+            )
+        case ChangedWhileReadingError():
+            return Problem(
+                503,
+                "changed",
+                "The value was replaced meanwhile",
+                str(error),
+                headers={"Retry-After": "0"},
+                key=key,
+            )
+        case AuthorizationError():
+            return Problem(
+                502,
+                "not-let-in",
+                "Upstream asks this server for a login",
+                f"{error}; the one who runs this server gives it one with auth in mountcache.toml",
+                key=key,
+            )
+        case UpstreamError() | IndexUnreadableError():
+            return _bad_upstream(error, key)
         case KeyError():
             return absent(key)
         case _:
             return None
+
+
+def _bad_upstream(error: Exception, key: str) -> Problem:
+    return Problem(502, "bad-upstream", "Upstream's answer can't be used", str(error), key=key)
 
 
 def absent(key: str) -> Problem:

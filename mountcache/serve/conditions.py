@@ -63,7 +63,7 @@ def _tags(text: str | None, name: str) -> Tags | None:
 
 
 def read_verdict(
-    conditions: Conditions, version: str, modified: float | None
+    conditions: Conditions, version: str | None, modified: float | None
 ) -> Literal["send", "not modified", "failed"]:
     """Return what the conditions of a GET or HEAD come to, in the order of RFC 9110 13.2.2.
 
@@ -72,7 +72,7 @@ def read_verdict(
     conditions
         The conditions.
     version
-        The version that is there.
+        The version that is there; None if it has no name, and matches nothing.
     modified
         When it was made, in seconds since 1970, if that is known.
     """
@@ -143,7 +143,7 @@ def base_of(
     return base
 
 
-def _named(tags: Tags, version: str) -> bool:
+def _named(tags: Tags, version: str | None) -> bool:
     """Weak comparison (RFC 9110 8.8.3.2)."""
     return tags.any or version in tags.strong or version in tags.weak
 
@@ -172,7 +172,7 @@ class Span:
 
 
 def span_of(
-    ranges: str | None, if_range: str | None, version: str, size: int
+    ranges: str | None, if_range: str | None, version: str | None, size: int
 ) -> Span | Literal["whole", "unsatisfiable"]:
     """Return which bytes a GET asks for.
 
@@ -184,11 +184,14 @@ def span_of(
     ranges, if_range
         The header fields, None where they aren't given.
     version
-        The version that is there.
+        The version that is there; None if it has no name, so that no two parts of it would
+        surely fit.
     size
         Length of its data in bytes.
     """
-    if ranges is None or (if_range is not None and if_range.strip() != etag(version)):
+    if ranges is None or version is None:
+        return "whole"
+    if if_range is not None and if_range.strip() != etag(version):
         return "whole"
     found = re.fullmatch(
         r"bytes[ \t]*=[ \t,]*(?:(\d+)-(\d*)|-(\d+))[ \t,]*", ranges, re.IGNORECASE | re.ASCII

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mountcache.errors import InvalidKeyError
-from mountcache.jsonform import normal_value
 from mountcache.keys import check_http_key
 from mountcache.local.records import StoredRecord
 from mountcache.serve.served import Served
@@ -26,7 +25,7 @@ def index(store: Served) -> Iterator[bytes]:
 
 def key_lines(store: Served, where: Mapping[str, Any]) -> Iterator[bytes]:
     """Iterate over the text of the keys that answer a query, one a line."""
-    return _blocks(f"{key}\n" for key in _keys(store, where))
+    return _blocks(f"{found.key}\n" for found in _records(store, where))
 
 
 def record_lines(store: Served, where: Mapping[str, Any]) -> Iterator[bytes]:
@@ -77,43 +76,8 @@ def _blocks(texts: Iterable[str]) -> Iterator[bytes]:
         yield "".join(found).encode()
 
 
-def _keys(store: Served, where: Mapping[str, Any]) -> Iterator[str]:
-    if "self" in where:
-        # It can't be the name of a keyword.
-        return (found.key for found in _records(store, where))
-    return filter(_reachable, store.query_keys(**where))
-
-
 def _records(store: Served, where: Mapping[str, Any]) -> Iterator[StoredRecord]:
-    if not where or "self" in where:
-        wanted = {name: normal_value(value) for name, value in where.items()}
-        return (
-            found
-            for found in store.records()
-            if _reachable(found.key) and _answers(found.metadata, wanted)
-        )
-    return _records_of(store, where)
-
-
-def _records_of(store: Served, where: Mapping[str, Any]) -> Iterator[StoredRecord]:
-    wanted = {name: normal_value(value) for name, value in where.items()}
-    for key in _keys(store, where):
-        try:
-            value = store.get(key)
-        except KeyError:
-            continue
-        # It may have changed since the query found it.
-        if _answers(value.metadata, wanted):
-            facts = value.facts
-            yield StoredRecord(
-                key, value.metadata, facts.size, facts.sha256, facts.version, facts.modified or 0.0
-            )
-
-
-def _answers(metadata: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
-    return all(
-        name in metadata and normal_value(metadata[name]) == value for name, value in wanted.items()
-    )
+    return (found for found in store.records(where) if _reachable(found.key))
 
 
 def _reachable(key: str) -> bool:

@@ -22,6 +22,8 @@ from mountcache.values import mimetype_of
 
 __all__ = ["read_data", "read_metadata"]
 
+_PIECE = 262144
+_NAMING = ("if-none-match", "if-match", "if-range")
 _AT_ONCE = 262144
 """Data up to this length is read where it was looked up, and sent in one piece."""
 
@@ -40,17 +42,18 @@ def read_data(key: str, value: Value, headers: Mapping[str, str], method: str) -
     method
         The HTTP method.
     """
-    version = str(value.version)
-    found = _validators(value)
-    if early := _early(key, value, headers, found):
+    version = _version_for(value, headers)
+    found = _validators(value, version)
+    if early := _early(key, value, version, headers, found):
         return early
     size = value.size
-    if size is None:
-        # Only a stream that can't be measured beforehand; stores keep the length of theirs.
-        raise Problem(503, "unavailable", "The data isn't here", f"{key!r} has no length here")
-    found |= {"Content-Type": mimetype_of(key), "Accept-Ranges": "bytes", **_described(value)}
     # Data is a stranger's: no browser may run it as a page of this server.
     found |= {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
+    found |= {"Content-Type": mimetype_of(key), **_described(value)}
+    if size is None:
+        # An upstream of another make that doesn't say beforehand; stores keep what is theirs.
+        return Answer(200, found, blocks=None if method == "HEAD" else value.iterdata(_PIECE))
+    found["Accept-Ranges"] = "none" if version is None else "bytes"
     asked = headers.get("range") if method == "GET" else None
     span = span_of(asked, headers.get("if-range"), version, size)
     if span == "unsatisfiable":
@@ -59,7 +62,7 @@ def read_data(key: str, value: Value, headers: Mapping[str, str], method: str) -
             "unsatisfiable-range",
             "The range lies outside the data",
             f"{key!r} has {size:,} bytes; {asked} asks for others",
-            headers={"Content-Range": f"bytes */{size}", "ETag": etag(version)},
+            headers={"Content-Range": f"bytes */{size}", "ETag": etag(str(version))},
             key=key,
         )
     status = 200
@@ -90,16 +93,29 @@ def read_data(key: str, value: Value, headers: Mapping[str, str], method: str) -
 
 def read_metadata(key: str, value: Value, headers: Mapping[str, str]) -> Answer:
     """Return the answer to GET or HEAD of metadata."""
-    found = _validators(value)
-    if early := _early(key, value, headers, found):
+    version = _version_for(value, headers)
+    found = _validators(value, version)
+    if early := _early(key, value, version, headers, found):
         return early
     body = spelling(value.metadata).encode()
     found |= {"Content-Type": "application/json", "Content-Length": str(len(body))}
     return Answer(200, found, body)
 
 
-def _validators(value: Value) -> dict[str, str]:
-    found = {"ETag": etag(str(value.version))}
+def _version_for(value: Value, headers: Mapping[str, str]) -> str | None:
+    """Return the name of a value: the one that the client knows, if there are several."""
+    names: tuple[str, ...] = getattr(value, "names", ())
+    for name in names[1:]:
+        if any(f'"{name}"' in headers.get(field, "") for field in _NAMING):
+            return name
+    return value.version
+
+
+def _validators(value: Value, version: str | None) -> dict[str, str]:
+    if version is None:
+        # A date alone is too coarse: two values of one second look alike.
+        return {}
+    found = {"ETag": etag(version)}
     if value.modified is not None:
         # RFC 9110 8.8.2.1: not later than the answer's Date.
         found["Last-Modified"] = http_date(min(value.modified, time.time()))
@@ -107,11 +123,15 @@ def _validators(value: Value) -> dict[str, str]:
 
 
 def _early(
-    key: str, value: Value, headers: Mapping[str, str], validators: dict[str, str]
+    key: str,
+    value: Value,
+    version: str | None,
+    headers: Mapping[str, str],
+    validators: dict[str, str],
 ) -> Answer | None:
     """Return the answer that the conditions come to, None if the value is to be sent."""
-    version = str(value.version)
-    match read_verdict(Conditions.of(headers), version, value.modified):
+    modified = None if version is None else value.modified
+    match read_verdict(Conditions.of(headers), version, modified):
         case "not modified":
             return Answer(304, validators)
         case "failed":

@@ -1,4 +1,4 @@
-"""Running the origin on a socket, with Granian in this process."""
+"""Running the application on a socket, with Granian in this process."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,10 +17,10 @@ from granian.net import SocketHolder  # type: ignore[attr-defined]  # its stubs 
 from granian.server.embed import Server
 
 from mountcache.errors import ConfigurationError
-from mountcache.serve.origin import OriginApp
+from mountcache.serve.app import StoreApp
 from mountcache.serve.served import Served
 
-__all__ = ["Origin", "listen", "run_origin"]
+__all__ = ["Origin", "listen", "run_origin", "run_stores"]
 
 _BACKLOG = 512
 _GRACE = 5.0
@@ -34,7 +34,7 @@ class _Server(Server):
     without a word and get half of the requests, and port 0 couldn't be asked for.
     """
 
-    def __init__(self, app: OriginApp, listening: socket.socket) -> None:
+    def __init__(self, app: StoreApp, listening: socket.socket) -> None:
         super().__init__(
             target=app,
             interface=Interfaces.ASGINL,
@@ -75,13 +75,13 @@ def _is_loopback(listening: socket.socket) -> bool:
 
 
 async def _serve(
-    store: Served,
+    stores: Mapping[str, Served],
     listening: socket.socket,
     stopping: asyncio.Event,
     ready: Callable[[], None],
     grace: float,
 ) -> None:
-    app = OriginApp(store, loopback=_is_loopback(listening))
+    app = StoreApp(stores, loopback=_is_loopback(listening))
     server = _Server(app, listening)
     serving = asyncio.create_task(server.serve())
     asked = asyncio.create_task(stopping.wait())
@@ -138,22 +138,43 @@ def run_origin(
     DirectoryError
         If the store can't be opened.
     """
-    opened = not store.is_connected()
-    if opened:
-        store.connect()
-    try:
+    run_stores({"": store}, host, port, ready, lifeline=lifeline)
+
+
+def run_stores(
+    stores: Mapping[str, Served],
+    host: str = "127.0.0.1",
+    port: int = 0,
+    ready: Callable[[str], None] | None = None,
+    *,
+    lifeline: int | None = None,
+) -> None:
+    """Serve several stores, each under ``/NAME/``; see `run_origin`.
+
+    Parameters
+    ----------
+    stores
+        The stores by name; one of the name "" is at the root.
+    host, port, ready, lifeline
+        As of `run_origin`.
+    """
+    with ExitStack() as opened:
+        for store in stores.values():
+            if not store.is_connected():
+                store.connect()
+                opened.callback(store.disconnect)
         listening = listen(host, port)
         url = _url(listening)
         asyncio.run(
-            _until_signal(store, listening, lambda: ready(url) if ready else None, lifeline)
+            _until_signal(stores, listening, lambda: ready(url) if ready else None, lifeline)
         )
-    finally:
-        if opened:
-            store.disconnect()
 
 
 async def _until_signal(
-    store: Served, listening: socket.socket, ready: Callable[[], None], lifeline: int | None
+    stores: Mapping[str, Served],
+    listening: socket.socket,
+    ready: Callable[[], None],
+    lifeline: int | None,
 ) -> None:
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
@@ -170,7 +191,7 @@ async def _until_signal(
         loop.add_reader(lifeline, stop)
     for each in signals:
         loop.add_signal_handler(each, stop)
-    await _serve(store, listening, stopping, ready, _GRACE)
+    await _serve(stores, listening, stopping, ready, _GRACE)
 
 
 @contextmanager
@@ -282,4 +303,4 @@ class Origin:
                 loop.call_soon_threadsafe(stopping.set)
 
         self._stop = stop
-        await _serve(store, listening, stopping, started.set, self._grace)
+        await _serve({"": store}, listening, stopping, started.set, self._grace)

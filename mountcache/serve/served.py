@@ -1,15 +1,15 @@
-"""What the origin asks of a store, whoever wrote it."""
+"""What the application asks of a store, be it an origin's or a mount."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from mountcache.abc import Base, Pushed, Readable, Value
 from mountcache.local.records import StoredRecord
 
-__all__ = ["Served"]
+__all__ = ["AsksUpstream", "Served"]
 
 
 class Served(Protocol):
@@ -27,10 +27,11 @@ class Served(Protocol):
 
     def version_of(self, key: str) -> Base: ...
 
-    def query_keys(self, **kwargs: Any) -> Iterator[str]: ...
+    def records(self, where: Mapping[str, Any] = ...) -> Iterator[StoredRecord]:
+        """Iterate by key over what is in the store, its data left out.
 
-    def records(self) -> Iterator[StoredRecord]:
-        """Iterate by key over what is in the store, its data left out."""
+        `where` is of names of metadata and the values that they must have.
+        """
 
     def revision(self) -> str:
         """Return what changes with every change of the store."""
@@ -69,3 +70,14 @@ class Served(Protocol):
     def delete(self, key: str, *, base: Base = ...) -> None: ...
 
     def transaction(self, notes: str) -> AbstractContextManager[object]: ...
+
+
+@runtime_checkable
+class AsksUpstream(Protocol):
+    """A store some of whose reads wait for another server."""
+
+    def warm(self, key: str) -> Value | None:
+        """Return the value of a key if nobody need be asked for it; else None."""
+
+    def fetch(self, key: str) -> Value:
+        """Return the value of a key, its data on their way if they aren't here."""

@@ -80,7 +80,8 @@ def _opened(source: Source, *, asked: bool, keep: bool) -> io.BufferedReader:
         source.check_index()
         if not keep:
             source.begin()
-        return buffered(Reader(_body(source, asked=asked) if keep else Passing(source)))
+        body = _body(source, asked=asked) if keep else Passing(source)
+        return buffered(Reader(body, version=source.version))
     except BaseException:
         source.let_go()
         raise
@@ -120,7 +121,7 @@ def open_range(
             else:
                 download.release()
     if body is not None:
-        return buffered(Reader(body, start=start, end=end))
+        return buffered(Reader(body, start=start, end=end, version=source.version))
     # Some stores put the size of the whole on what they give for a range past its end.
     return value.range(start, end)
 

@@ -176,6 +176,8 @@ class Reader(io.RawIOBase):
         The bytes; released at the end.
     start, end
         The part: from `start` up to but not with `end`.
+    version
+        Names the bytes beyond doubt; None if upstream gave no such name.
     """
 
     def __init__(
@@ -184,11 +186,18 @@ class Reader(io.RawIOBase):
         *,
         start: int = 0,
         end: int | None = None,
+        version: str | None = None,
     ) -> None:
+        self.version = version
         self._body: Body | None = body
         self._start = start
         self._end = end
         self._at = start
+
+    @property
+    def size(self) -> int | None:
+        """Length of the whole value in bytes, if it is known yet."""
+        return self._open_body().size
 
     def _open_body(self) -> Body:
         if self._body is None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import logging
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -51,8 +52,8 @@ class Failing(MemoryStore):
         self._maybe()
         return super().delete_if(key, base, op_id)
 
-    def records(self) -> Iterator[StoredRecord]:
-        for number, found in enumerate(super().records()):
+    def records(self, where: Mapping[str, Any] = MappingProxyType({})) -> Iterator[StoredRecord]:
+        for number, found in enumerate(super().records(where)):
             if number == self.listed:
                 raise StoreBusyError("the store is busy")
             yield found

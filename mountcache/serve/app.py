@@ -1,8 +1,9 @@
-"""The origin: a store as a remote repository over HTTP, an ASGI application.
+"""Stores over HTTP, an ASGI application: an origin's, or the mounts of a proxy.
 
 Both layouts at once: what ``StaticURLStore`` reads (``/data/``, ``/index.json``) and what
 ``DynamicURLStore`` does (``/keys/``, ``/query``). Each conditional write is one commit of the
-store. Blocking work runs in threads; the event loop only passes bytes on.
+store. Blocking work runs in threads; the event loop only passes bytes on. What may wait for
+upstream has threads of its own, so that it never holds up what is here.
 """
 
 from __future__ import annotations
@@ -15,20 +16,24 @@ import logging
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 from typing import TypeVar
 
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from mountcache.abc import Value
 from mountcache.errors import IntegrityError
 from mountcache.serve.answers import Answer, answer_to, problem_of
 from mountcache.serve.batch import BATCH_LIMIT, apply_batch, read_batch
 from mountcache.serve.body import Body
 from mountcache.serve.conditions import Conditions, read_verdict
+from mountcache.serve.flights import Flights
 from mountcache.serve.listing import gzipped, index, key_lines, record_lines
+from mountcache.serve.mounts import How, told
 from mountcache.serve.reading import read_data, read_metadata
-from mountcache.serve.served import Served
+from mountcache.serve.served import AsksUpstream, Served
 from mountcache.serve.wire import (
     Problem,
     Target,
@@ -46,7 +51,7 @@ from mountcache.serve.writing import (
     put_metadata,
 )
 
-__all__ = ["OriginApp"]
+__all__ = ["StoreApp"]
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -56,25 +61,29 @@ _DRAIN = 64 * 1048576
 """Bytes of a refused upload that are read for nothing, so that its client hears why."""
 _PIECE = 262144
 _READERS = 16
+_ASKERS = 64
 _WRITERS = 64
 
 
-class OriginApp:
-    """An ASGI application that gives a store to others.
+class StoreApp:
+    """An ASGI application that gives stores to others.
 
     Parameters
     ----------
-    store
-        The store.
+    stores
+        The stores by name; each is under ``/NAME/``, one of the name "" at the root.
     loopback
         Whether the server is bound to this machine alone: requests whose Host is another
         name are refused then, as they come from a page that had its name resolve here.
     """
 
-    def __init__(self, store: Served, *, loopback: bool = True) -> None:
-        self._store = store
+    def __init__(self, stores: Mapping[str, Served], *, loopback: bool = True) -> None:
+        self._stores = dict(stores)
         self._loopback = loopback
         self._readers = ThreadPoolExecutor(_READERS, "mountcache-read")
+        # What is asked of upstream may take long; reads of what is here must not wait for it.
+        self._askers = ThreadPoolExecutor(_ASKERS, "mountcache-ask")
+        self._flights: Flights[Value] = Flights()
         # Uploads wait for their clients; they must not keep reads from threads.
         self._writers = ThreadPoolExecutor(_WRITERS, "mountcache-write")
         self._batches = asyncio.Semaphore(2)
@@ -90,6 +99,7 @@ class OriginApp:
 
     def close(self) -> None:
         """Wait for the threads."""
+        self._askers.shutdown(cancel_futures=True)
         self._readers.shutdown()
         self._writers.shutdown()
 
@@ -112,14 +122,15 @@ class OriginApp:
             self._bodies.discard(body)
 
     async def _answer(self, scope: Scope, headers: Mapping[str, str], body: Body) -> Answer:
-        key = ""
+        key, proxied = "", False
         try:
             self._check(scope, headers)
-            target = target_of(scope["raw_path"], scope["method"])
-            key = target.key
-            return await self._routed(scope, target, headers, body)
+            store, path = self._store_at(scope["raw_path"])
+            target = target_of(path, scope["method"])
+            key, proxied = target.key, isinstance(store, AsksUpstream)
+            return await self._routed(store, scope, target, headers, body)
         except Exception as error:
-            problem = problem_of(error, key)
+            problem = problem_of(error, key, proxied=proxied)
             if problem is None:
                 _logger.exception("%s %r failed", scope["method"], scope["raw_path"])
                 problem = Problem(
@@ -157,17 +168,39 @@ class OriginApp:
                 f"the request comes from a page of {origin}",
             )
 
+    def _store_at(self, path: bytes) -> tuple[Served, bytes]:
+        """Return the store that a path leads to, and the path there."""
+        if "" in self._stores:
+            return self._stores[""], path
+        name, slash, rest = path[1:].partition(b"/")
+        store = self._stores.get(name.decode("latin-1"))
+        if path == b"/-/health" and self._stores:
+            return next(iter(self._stores.values())), path
+        if store is None or not slash:
+            raise Problem(
+                404,
+                "no-such-path",
+                "Nothing is at this path",
+                f"this server has {', '.join(f'/{each}/' for each in self._stores)}",
+            )
+        return store, b"/" + rest
+
     async def _routed(
-        self, scope: Scope, target: Target, headers: Mapping[str, str], body: Body
+        self,
+        store: Served,
+        scope: Scope,
+        target: Target,
+        headers: Mapping[str, str],
+        body: Body,
     ) -> Answer:
-        store, key, method = self._store, target.key, scope["method"]
+        key, method = target.key, scope["method"]
         match target.kind, method:
             case "health", _:
                 return _json_answer({"status": "ok"})
             case "index" | "query", _:
-                return await self._listed(scope, target, headers)
+                return await self._listed(store, scope, target, headers)
             case "batch", _:
-                return await self._batch(headers, body)
+                return await self._batch(store, headers, body)
             case "auth", _:
                 raise Problem(
                     501,
@@ -176,10 +209,8 @@ class OriginApp:
                     "this server keeps no permissions; whoever can reach it can read and write",
                     key=key,
                 )
-            case "data", "GET" | "HEAD":
-                return await self._reading(lambda: read_data(key, store.get(key), headers, method))
-            case "metadata", "GET" | "HEAD":
-                return await self._reading(lambda: read_metadata(key, store.get(key), headers))
+            case "data" | "metadata", "GET" | "HEAD":
+                return await self._read(store, target, headers, method)
             case "data", "PUT":
                 return await self._writing(lambda: put_data(store, key, headers, body))
             case "metadata", "PUT":
@@ -191,13 +222,45 @@ class OriginApp:
             case _:
                 return await self._writing(lambda: delete(store, key, headers))
 
-    async def _listed(self, scope: Scope, target: Target, headers: Mapping[str, str]) -> Answer:
+    async def _read(
+        self, store: Served, target: Target, headers: Mapping[str, str], method: str
+    ) -> Answer:
+        key = target.key
+
+        def answer(value: Value) -> Answer:
+            if target.kind == "data":
+                return read_data(key, value, headers, method)
+            return read_metadata(key, value, headers)
+
+        if not isinstance(store, AsksUpstream):
+            return await self._reading(lambda: answer(store.get(key)))
+
+        def from_here() -> Answer | None:
+            value = store.warm(key)
+            return None if value is None else _said(answer(value), value, "warm")
+
+        if (found := await self._reading(from_here)) is not None:
+            return found
+        whole = target.kind == "data" and method == "GET" and "range" not in headers
+        name = id(store), key, whole
+        if self._flights.are(name):
+            await self._flights.settled(name)
+            if (found := await self._reading(from_here)) is not None:
+                return found
+        look = store.fetch if whole else store.get
+        value, shared = await self._flights.ask(name, lambda: self._asking(lambda: look(key)))
+        how: How = "collapsed" if shared else "asked"
+        return await self._asking(lambda: _said(answer(value), value, how))
+
+    async def _listed(
+        self, store: Served, scope: Scope, target: Target, headers: Mapping[str, str]
+    ) -> Answer:
         where = parse_query(scope["query_string"]) if target.kind == "query" else {}
         lines = target.kind == "query" and accepts(headers.get("accept"), "application/x-ndjson")
         packed = accepts(headers.get("accept-encoding"), "gzip")
         # The revision is older than the listing: whoever holds its tag asks again rather
         # than once too seldom.
-        revision = await self._reading(self._store.revision)
+        revision = await self._asking(store.revision)
         variant = f"{revision} {target.kind} {lines} {packed}"
         tag = hashlib.sha256(variant.encode()).hexdigest()[:40]
         found = {"ETag": etag(tag), "Vary": "Accept, Accept-Encoding"}
@@ -221,30 +284,33 @@ class OriginApp:
 
         def begin() -> Answer:
             if target.kind == "index":
-                blocks = index(self._store)
+                blocks = index(store)
             else:
-                blocks = (record_lines if lines else key_lines)(self._store, where)
+                blocks = (record_lines if lines else key_lines)(store, where)
             if packed:
                 blocks = gzipped(blocks)
             first, second = next(blocks, b""), next(blocks, None)
             if second is None:
                 return Answer(200, found | {"Content-Length": str(len(first))}, first)
-            return Answer(200, found, blocks=chain((first, second), blocks))
+            return Answer(200, found, blocks=chain((first, second), blocks), waits=True)
 
-        return await self._reading(begin)
+        return await self._asking(begin)
 
-    async def _batch(self, headers: Mapping[str, str], body: Body) -> Answer:
+    async def _batch(self, store: Served, headers: Mapping[str, str], body: Body) -> Answer:
         body.limit = BATCH_LIMIT
 
         def carry_out() -> Answer:
             operations = read_batch(body, headers.get("content-type"))
-            return _json_answer({"results": apply_batch(self._store, operations)})
+            return _json_answer({"results": apply_batch(store, operations)})
 
         async with self._batches:
             return await self._writing(carry_out)
 
     async def _reading(self, work: Callable[[], _T]) -> _T:
         return await asyncio.wrap_future(self._readers.submit(work))
+
+    async def _asking(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.wrap_future(self._askers.submit(work))
 
     async def _writing(self, work: Callable[[], _T]) -> _T:
         return await asyncio.wrap_future(self._writers.submit(work))
@@ -262,21 +328,29 @@ class OriginApp:
             blocks = answer.blocks
         else:
             return Response(answer.body, answer.status, headers)
-        return StreamingResponse(self._pieces(blocks), answer.status, headers)
+        threads = self._askers if answer.waits else self._readers
+        return StreamingResponse(_pieces(blocks, threads), answer.status, headers)
 
-    async def _pieces(self, blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
-        coming: Future[bytes | None] | None = None
-        try:
-            while True:
-                coming = self._readers.submit(next, blocks, None)
-                piece = await asyncio.wrap_future(coming)
-                if piece is None:
-                    return
-                yield piece
-        finally:
-            if coming is not None:
-                # A client that went away may leave a read under way.
-                coming.add_done_callback(lambda _: _close(blocks))
+
+async def _pieces(blocks: Iterator[bytes], threads: ThreadPoolExecutor) -> AsyncIterator[bytes]:
+    coming: Future[bytes | None] | None = None
+    try:
+        while True:
+            coming = threads.submit(next, blocks, None)
+            piece = await asyncio.wrap_future(coming)
+            if piece is None:
+                return
+            yield piece
+    finally:
+        if coming is not None:
+            # A client that went away may leave a read under way.
+            coming.add_done_callback(lambda _: _close(blocks))
+
+
+def _said(answer: Answer, value: Value, how: How) -> Answer:
+    """Return an answer with what a proxy says of itself."""
+    waits = value.source == "upstream" and (answer.stream or answer.blocks) is not None
+    return replace(answer, headers=answer.headers | told(value, how), waits=waits)
 
 
 _COMMON = {"Mountcache": "1", "Server": "mountcache", "Cache-Control": "no-cache"}

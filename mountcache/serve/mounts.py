@@ -1,0 +1,470 @@
+"""A mount as a store to serve: what a client was shown has a name, and writes are staged.
+
+The names are content hashes wherever the bytes are known, as those of an origin are. What a
+plain upstream is about to send is named after its own version; both names are good for one
+value, so that a copy which has arrived meanwhile doesn't change what a client holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from itertools import groupby
+from types import MappingProxyType
+from typing import Any, Literal
+
+from mountcache.abc import (
+    ABSENT,
+    Base,
+    Pushed,
+    Readable,
+    Source,
+    SupportsIndex,
+    Value,
+    chunks,
+    facts_of,
+    read_again,
+)
+from mountcache.capabilities import Facts
+from mountcache.errors import ChangedWhileReadingError, ConflictError, StoreUnavailableError
+from mountcache.jsonform import content_version, normal_form, parse, spelling
+from mountcache.local.catalog import matcher
+from mountcache.local.listing import Known, with_known
+from mountcache.local.records import StoredRecord
+from mountcache.local.value import Snapshot
+from mountcache.mounted import MountedStore
+
+__all__ = ["How", "ServedMount", "Shown", "told"]
+
+_IN_MEMORY = 1048576
+
+How = Literal["warm", "asked", "collapsed"]
+"""How a value was come by: it was here; upstream was asked; somebody else's question served."""
+
+
+class Shown(Value):
+    """A value under the names by which clients know it.
+
+    Parameters
+    ----------
+    value
+        The value.
+    names
+        Its names, the best one first; none if nothing tells its bytes from others.
+    base
+        What the mount's setters call it.
+    stream
+        Its data, if that is on its way.
+    size
+        Its length in bytes, if that is known.
+    expected
+        Upstream's version of the bytes, if it has one.
+    """
+
+    def __init__(
+        self,
+        value: Value,
+        names: tuple[str, ...],
+        base: Base = None,
+        *,
+        stream: io.BufferedIOBase | None = None,
+        size: int | None = None,
+        expected: str | None = None,
+    ) -> None:
+        self.names = names
+        self.base = base
+        self._value = value
+        self._size = value.size if size is None else size
+        self._expected = expected
+        self._metadata = value.metadata
+        self._bytes: bytes | None = None
+        self._streams = [] if stream is None else [stream]
+        if stream is not None and self._size is not None and self._size <= _IN_MEMORY:
+            with stream:
+                self._bytes = stream.read()
+            self._streams.clear()
+
+    @property
+    def data(self) -> io.BufferedIOBase:
+        if self._bytes is not None:
+            return io.BytesIO(self._bytes)
+        try:
+            return self._streams.pop()
+        except IndexError:
+            return self._checked(self._value.data)
+
+    def range(self, start: int | None = None, end: int | None = None) -> io.BufferedIOBase:
+        if self._bytes is not None:
+            return super().range(start, end)
+        return self._checked(self._value.range(start, end))
+
+    def _checked(self, stream: io.BufferedIOBase) -> io.BufferedIOBase:
+        found = _version_of(stream)
+        if self._expected is not None and found is not None and found != self._expected:
+            stream.close()
+            raise ChangedWhileReadingError(
+                "the value was replaced upstream while it was being read; ask for it again"
+            )
+        return stream
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        return self._metadata
+
+    @property
+    def version(self) -> str | None:
+        return self.names[0] if self.names else None
+
+    @property
+    def size(self) -> int | None:
+        return self._size
+
+    @property
+    def modified(self) -> float | None:
+        return self._value.modified
+
+    @property
+    def source(self) -> Source:
+        return self._value.source
+
+    @property
+    def age(self) -> float:
+        return self._value.age
+
+    @property
+    def stale(self) -> bool:
+        return self._value.stale
+
+    @property
+    def facts(self) -> Facts:
+        return facts_of(self._value)
+
+
+def told(value: Value, how: How) -> dict[str, str]:
+    """Return the header fields that say where a value comes from.
+
+    Age is RFC 9111 5.1; Cache-Status is RFC 9211.
+    """
+    match value.source, how:
+        case "staged", _:
+            return {"Cache-Status": "mountcache; hit; detail=staged"}
+        case "cached", _ if value.stale:
+            status = "hit; detail=offline"
+        case "cached", "warm":
+            status = "hit"
+        case "cached", _:
+            status = "fwd=stale"
+        case _:
+            status = "fwd=uri-miss"
+    if how == "collapsed" and not value.stale:
+        status += "; collapsed"
+    found = {"Cache-Status": f"mountcache; {status}"}
+    if value.source == "cached":
+        found["Age"] = str(int(value.age))
+    return found
+
+
+def _names(sha256: str | None, version: str | None, metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    found = []
+    if sha256 is not None:
+        found.append(content_version(sha256, metadata))
+    if version is not None and version not in found:
+        # Upstream's own may leave the metadata out.
+        text = f"{version}\n{normal_form(metadata)}"
+        found.append(hashlib.sha256(text.encode()).hexdigest())
+    return tuple(found)
+
+
+def _version_of(stream: io.BufferedIOBase) -> str | None:
+    """Return upstream's version of the bytes that a stream brings."""
+    version: str | None = getattr(getattr(stream, "raw", None), "version", None)
+    return version
+
+
+class ServedMount:
+    """A mount, as the application serves it.
+
+    Parameters
+    ----------
+    store
+        The mount.
+    """
+
+    def __init__(self, store: MountedStore) -> None:
+        self._store = store
+
+    @property
+    def store(self) -> MountedStore:
+        """The mount."""
+        return self._store
+
+    def connect(self, credentials: Any = None) -> None:
+        self._store.connect(credentials)
+
+    def disconnect(self) -> None:
+        self._store.disconnect()
+
+    def is_connected(self) -> bool:
+        return self._store.is_connected()
+
+    # -- reading -------------------------------------------------------------------------
+
+    def warm(self, key: str) -> Value | None:
+        """Return the value of a key if it is here and upstream needs no question; else None."""
+        value = self._store.warm(key)
+        return None if value is None else self._shown(value)
+
+    def get(self, key: str) -> Shown:
+        """Return the value of a key, as upstream confirms it; its data may still be there."""
+        return read_again(lambda: self._get(key))
+
+    def _get(self, key: str) -> Shown:
+        value = self._store.get(key)
+        if not self._is_nameless(value):
+            return self._shown(value)
+        # An index tells neither the version nor always the length: a look at the bytes does.
+        try:
+            look = value.range(0, 0)
+        except StoreUnavailableError:
+            return self._shown(value, version=None)
+        with look:
+            return self._looked(key, value, look, None)
+
+    def fetch(self, key: str) -> Shown:
+        """Return the value of a key, its data on their way if they aren't here."""
+        return read_again(lambda: self._fetch(key))
+
+    def _fetch(self, key: str) -> Shown:
+        value = self._store.fetch(key)
+        if value.source != "upstream" or not isinstance(value, Snapshot):
+            return self._shown(value)
+        stream = value.data
+        if self._is_nameless(value):
+            return self._looked(key, value, stream, stream)
+        return self._shown(value, stream=stream)
+
+    def _is_nameless(self, value: Value) -> bool:
+        """Whether nothing is known that tells the bytes from others, or their length."""
+        if value.source != "upstream" or not isinstance(value, Snapshot):
+            return False
+        sha256 = facts_of(value).sha256
+        # The version in an index entry is that of the last fill, which may be long ago.
+        known = sha256 is not None or (value.version is not None and not self._indexed)
+        return not known or value.size is None
+
+    @property
+    def _indexed(self) -> bool:
+        backing = self._store.backing_store
+        return isinstance(backing, SupportsIndex) and backing.poll is not None
+
+    def _looked(
+        self, key: str, value: Value, look: io.BufferedIOBase, stream: io.BufferedIOBase | None
+    ) -> Shown:
+        """Return a value of whose bytes a stream has come."""
+        raw = getattr(look, "raw", None)
+        size: int | None = getattr(raw, "size", None)
+        if (size is None or size <= _IN_MEMORY) and (kept := self._store.warm(key)) is not None:
+            return self._shown(kept)
+        return self._shown(value, version=_version_of(look), stream=stream, size=size)
+
+    def _shown(
+        self,
+        value: Value,
+        *,
+        version: str | Literal["its own"] | None = "its own",
+        stream: io.BufferedIOBase | None = None,
+        size: int | None = None,
+    ) -> Shown:
+        if value.source == "staged":
+            return Shown(value, (str(value.version),), value.version)
+        if version == "its own":
+            version = value.version
+        shown = Shown(
+            value,
+            _names(facts_of(value).sha256, version, value.metadata),
+            stream=stream,
+            size=size,
+            expected=version if value.source == "upstream" else None,
+        )
+        # A digest without a version is found again by the mount, in the entry it comes from.
+        shown.base = version or shown.version
+        return shown
+
+    def exists(self, key: str) -> bool:
+        """Return whether a key is there, as far as is known here; upstream isn't asked.
+
+        What is to replace the key blindly mustn't count as made over what upstream has now.
+        """
+        point = self._store.mount_point
+        if not key.startswith(point) or key == point:
+            return self._store.exists(key)
+        row = self._store.mount.staging.row(key[len(point) :], mounted=True)
+        if row.edit is not None:
+            return row.edit.kind != "del"
+        return row.entry.present if row.entry is not None else row.copy is not None
+
+    def version_of(self, key: str) -> Base:
+        try:
+            return self.get(key).version
+        except KeyError:
+            return ABSENT
+
+    # -- listings ------------------------------------------------------------------------
+
+    def records(self, where: Mapping[str, Any] = MappingProxyType({})) -> Iterator[StoredRecord]:
+        """Iterate by key over what the mount shows, its data left out."""
+        view = self._store
+        if view.info()["offline"] != "always":
+            # What was asked for the revision of the listing needn't be asked again.
+            view = view.with_options(offline="prefer")
+        return self._records(view, where)
+
+    def _records(self, view: MountedStore, where: Mapping[str, Any]) -> Iterator[StoredRecord]:
+        point, answers = view.mount_point, matcher(where, None)
+        # Names that are taken in the signature of `query` are looked at here alone.
+        asked = {name: value for name, value in where.items() if name not in ("self", "select")}
+        found = (pair for pair in view.query(**asked) if answers(*pair))
+        for inside, pairs in groupby(found, lambda pair: pair[0].startswith(point)):
+            if not inside:
+                yield from (StoredRecord(*pair, None, None, None, 0.0) for pair in pairs)
+                continue
+            short = ((key[len(point) :], metadata) for key, metadata in pairs)
+            for (key, metadata), known in with_known(view.mount.catalog, short):
+                if known is None:
+                    yield StoredRecord(point + key, metadata, None, None, None, 0.0)
+                # It may have changed since the query found it.
+                elif answers(key, parse(known.meta)):
+                    yield self._record(point + key, known)
+
+    def _record(self, key: str, known: Known) -> StoredRecord:
+        metadata, version = parse(known.meta), known.version
+        if not known.staged:
+            names = _names(known.sha256, None if self._indexed else version, metadata)
+            version = names[0] if names else None
+        return StoredRecord(key, metadata, known.size, known.sha256, version, known.modified or 0.0)
+
+    def revision(self) -> str:
+        """Return what changes with every change of what the mount shows.
+
+        It is the hash of the whole listing, so it stays what it is when copies come and go.
+
+        Raises
+        ------
+        StoreUnavailableError
+            If upstream may hold more than is known here.
+        """
+        found = hashlib.sha256()
+        for each in self._records(self._store, {}):
+            found.update(f"{each.key}\n{spelling(each.metadata)}\n{each.version}\n".encode())
+        return found.hexdigest()
+
+    # -- writing -------------------------------------------------------------------------
+
+    def _base(self, key: str, named: Base) -> Base:
+        """Return what the mount calls the version that a client names.
+
+        Raises
+        ------
+        ConflictError
+            If the mount shows another one.
+        """
+        if named is None:
+            return None
+        found: Base
+        try:
+            shown = self.get(key)
+        except KeyError:
+            if named is ABSENT:
+                return ABSENT
+            found = ABSENT
+        else:
+            if named in shown.names:
+                return shown.base
+            found = shown.version
+        raise ConflictError(
+            f"{key!r} isn't what the change was made over; read it again and redo the change",
+            key=key,
+            expected=named,
+            found=found,
+        )
+
+    def _unless_done(
+        self, op_id: str, data: Readable | None, write: Callable[[], Pushed]
+    ) -> Pushed:
+        """Return the answer to an operation that was done before, else do it.
+
+        A repeat isn't measured by what is there now.
+        """
+        done = self._store.mount.staging.done(op_id) if op_id else None
+        if done is None:
+            return write()
+        if data is not None:
+            for _ in chunks(data):
+                pass
+        return done
+
+    def set_if(
+        self,
+        key: str,
+        value: tuple[Readable, Mapping[str, Any]],
+        base: Base,
+        op_id: str,
+        *,
+        parts: frozenset[str] = frozenset({"data", "metadata"}),
+    ) -> Pushed:
+        data, metadata = value
+        return self._unless_done(
+            op_id,
+            data,
+            lambda: self._store.stage(
+                key,
+                data=data if "data" in parts else None,
+                meta=spelling(metadata) if "metadata" in parts else None,
+                base=self._base(key, base),
+                op_id=op_id or None,
+            ),
+        )
+
+    def set_metadata_if(
+        self, key: str, metadata: Mapping[str, Any], base: Base, op_id: str
+    ) -> Pushed:
+        return self._unless_done(
+            op_id,
+            None,
+            lambda: self._store.stage(
+                key, meta=spelling(metadata), base=self._base(key, base), op_id=op_id or None
+            ),
+        )
+
+    def delete_if(self, key: str, base: Base, op_id: str) -> Pushed:
+        return self._unless_done(
+            op_id,
+            None,
+            lambda: self._store.stage_delete(key, base=self._base(key, base), op_id=op_id or None),
+        )
+
+    def set(
+        self,
+        key: str,
+        value: tuple[Readable, Mapping[str, Any]],
+        buffer_size: int = 1048576,
+        *,
+        base: Base = None,
+    ) -> None:
+        self._store.set(key, value, buffer_size, base=self._base(key, base))
+
+    def set_data(
+        self, key: str, data: Readable, buffer_size: int = 1048576, *, base: Base = None
+    ) -> None:
+        self._store.set_data(key, data, buffer_size, base=self._base(key, base))
+
+    def set_metadata(self, key: str, metadata: Mapping[str, Any], *, base: Base = None) -> None:
+        self._store.set_metadata(key, metadata, base=self._base(key, base))
+
+    def delete(self, key: str, *, base: Base = None) -> None:
+        self._store.delete(key, base=self._base(key, base))
+
+    def transaction(self, notes: str) -> AbstractContextManager[object]:
+        return self._store.transaction(notes)
