@@ -80,11 +80,17 @@ class StoreUnavailableError(StoreError):
     ----------
     maybe_applied
         True if a write was sent and its answer never came, so that it may have been applied.
+    answered
+        True if a proxy answered that what lies behind it is out of reach: other keys may be
+        there.
     """
 
-    def __init__(self, message: str, *, maybe_applied: bool = False) -> None:
+    def __init__(
+        self, message: str, *, maybe_applied: bool = False, answered: bool = False
+    ) -> None:
         super().__init__(message)
         self.maybe_applied = maybe_applied
+        self.answered = answered
 
 
 class IndexUnreadableError(StoreError):

@@ -38,6 +38,7 @@ from mountcache.backing.credentials import login_of, may_change
 from mountcache.backing.freshness import parse_date
 from mountcache.backing.session import OwnSession, plain_session
 from mountcache.backing.urls import PORTS, origin_of, shown, target_of
+from mountcache.backing.wire import is_ours
 from mountcache.deadline import end_of_call, within
 from mountcache.errors import (
     AuthorizationError,
@@ -355,8 +356,8 @@ class Transport:
                 continue
             if status in accept:
                 return answer
-            again = status == 429 or (status in _TROUBLE and repeatable)
-            if again and pauses.taken < self._retries:
+            trouble = status in _TROUBLE and repeatable and not _of_a_proxy(answer)
+            if (status == 429 or trouble) and pauses.taken < self._retries:
                 answer.body.close()
                 if pauses.take(answer.headers):
                     continue
@@ -484,6 +485,8 @@ class Transport:
                 return AuthorizationError(f"{text}; these credentials may not do this", status=403)
             case 429:
                 return UpstreamError(f"{text}: too many requests; try again later", status=429)
+            case _ if _of_a_proxy(answer):
+                return StoreUnavailableError(text, answered=True)
             case _ if (status >= 500 or status == 408) and status not in _NOT_OFFLINE:
                 return StoreUnavailableError(f"{text}; try again later", maybe_applied=not reads)
         return UpstreamError(text, status=status)
@@ -503,6 +506,11 @@ def _cause(error: BaseException) -> BaseException:
         if not isinstance(inner, BaseException):
             return error
         error = inner
+
+
+def _of_a_proxy(answer: Answer) -> bool:
+    """Whether a proxy of our own says that what lies behind it can't be reached or used."""
+    return answer.status in (502, 504) and is_ours(answer.headers)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -128,7 +128,10 @@ class StoreApp:
             store, path = self._store_at(scope["raw_path"])
             target = target_of(path, scope["method"])
             key, proxied = target.key, isinstance(store, AsksUpstream)
-            return await self._routed(store, scope, target, headers, body)
+            answer = await self._routed(store, scope, target, headers, body)
+            if proxied and scope["method"] not in ("GET", "HEAD"):
+                answer.headers["Mountcache-Staged"] = "1"
+            return answer
         except Exception as error:
             problem = problem_of(error, key, proxied=proxied)
             if problem is None:

@@ -15,6 +15,7 @@ from typing import Any, Self
 from granian.constants import HTTPModes, Interfaces
 from granian.net import SocketHolder  # type: ignore[attr-defined]  # its stubs hide it
 from granian.server.embed import Server
+from starlette.types import ASGIApp
 
 from mountcache.errors import ConfigurationError
 from mountcache.serve.app import StoreApp
@@ -34,7 +35,7 @@ class _Server(Server):
     without a word and get half of the requests, and port 0 couldn't be asked for.
     """
 
-    def __init__(self, app: StoreApp, listening: socket.socket) -> None:
+    def __init__(self, app: ASGIApp, listening: socket.socket) -> None:
         super().__init__(
             target=app,
             interface=Interfaces.ASGINL,
@@ -80,9 +81,10 @@ async def _serve(
     stopping: asyncio.Event,
     ready: Callable[[], None],
     grace: float,
+    around: Callable[[ASGIApp], ASGIApp] = lambda app: app,
 ) -> None:
     app = StoreApp(stores, loopback=_is_loopback(listening))
-    server = _Server(app, listening)
+    server = _Server(around(app), listening)
     serving = asyncio.create_task(server.serve())
     asked = asyncio.create_task(stopping.wait())
     try:
@@ -220,14 +222,22 @@ class Origin:
         The port; 0 takes a free one.
     grace
         Seconds that requests under way have to end when the server stops.
+    around
+        Puts something around the application, which sees each request first.
     """
 
     def __init__(
-        self, store: Served | str | os.PathLike[str], port: int = 0, *, grace: float = _GRACE
+        self,
+        store: Served | str | os.PathLike[str],
+        port: int = 0,
+        *,
+        grace: float = _GRACE,
+        around: Callable[[ASGIApp], ASGIApp] = lambda app: app,
     ) -> None:
         self._given = store
         self._port = port
         self._grace = grace
+        self._around = around
         self._url = ""
         self._thread: threading.Thread | None = None
         self._stop: Callable[[], None] = lambda: None
@@ -303,4 +313,4 @@ class Origin:
                 loop.call_soon_threadsafe(stopping.set)
 
         self._stop = stop
-        await _serve({"": store}, listening, stopping, started.set, self._grace)
+        await _serve({"": store}, listening, stopping, started.set, self._grace, self._around)

@@ -22,6 +22,8 @@ holds exactly these.
 - `StoreTransactionTests`: what belongs together, and what is taken back
 - `StoreEventTests`: who hears of what, and in which order
 - `MountedStoreTests`: a store mounted over another, and the verbs of a mount
+
+`Origin` is a server on loopback to test against: docs/testing.md.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ pytest.register_assert_rewrite(
 
 from mountcache.testing.announcing import StoreEventTests  # noqa: E402
 from mountcache.testing.mounting import MountedStoreTests  # noqa: E402
+from mountcache.testing.origin import Origin  # noqa: E402
 from mountcache.testing.pushing import Mounted  # noqa: E402
 from mountcache.testing.reading import StoreReadTests  # noqa: E402
 from mountcache.testing.suite import Entries, Populate, StoreSuite  # noqa: E402
@@ -57,6 +60,7 @@ __all__ = [
     "Entries",
     "Mounted",
     "MountedStoreTests",
+    "Origin",
     "Populate",
     "StoreEventTests",
     "StoreReadTests",
