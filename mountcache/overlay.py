@@ -10,6 +10,7 @@ import hashlib
 import io
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from mountcache.abc import (
@@ -304,8 +305,7 @@ class Overlay:
             if copy is not None and copy.validators:
                 answer = self._revalidate(row, copy, options)
                 if isinstance(answer, NotModified):
-                    self._confirm(copy, facts_of(answer), copy.entry, copy.meta)
-                    return self._of_copy(copy)
+                    return self._confirmed(copy, facts_of(answer))
                 value = answer
             elif data:
                 value = self._remote.ask(lambda: fetch.begin(backing, full), options)
@@ -320,8 +320,7 @@ class Overlay:
             # An answer that nobody may ever read would hold its connection.
             _let_go(value)
         if copy is not None and same:
-            self._confirm(copy, facts_of(value), copy.entry, copy.meta)
-            return self._of_copy(copy)
+            return self._confirmed(copy, facts_of(value))
         meta = spelling(value.metadata)
         facts = facts_of(value)
         version = facts.version if self._versioned else None
@@ -344,6 +343,10 @@ class Overlay:
         if isinstance(backing, SupportsRevalidation):
             return self._remote.ask(lambda: backing.revalidate(full, copy.validators), options)
         return self._remote.ask(lambda: backing.get(full), options)
+
+    def _confirmed(self, copy: Copy, facts: Facts) -> Snapshot:
+        self._confirm(copy, facts, copy.entry, copy.meta)
+        return self._of_copy(replace(copy, checked=self._mount.clock()))
 
     def _confirm(self, copy: Copy, facts: Facts, entry: str | None, meta: str) -> None:
         self._catalog.note_checked(

@@ -75,6 +75,8 @@ class Shown(Value):
     ) -> None:
         self.names = names
         self.base = base
+        self.fetched = False
+        """Whether a copy has just come from upstream."""
         self._value = value
         self._size = value.size if size is None else size
         self._expected = expected
@@ -127,7 +129,7 @@ class Shown(Value):
 
     @property
     def source(self) -> Source:
-        return self._value.source
+        return "upstream" if self.fetched else self._value.source
 
     @property
     def age(self) -> float:
@@ -266,7 +268,9 @@ class ServedMount:
         raw = getattr(look, "raw", None)
         size: int | None = getattr(raw, "size", None)
         if (size is None or size <= _IN_MEMORY) and (kept := self._store.warm(key)) is not None:
-            return self._shown(kept)
+            shown = self._shown(kept)
+            shown.fetched = True
+            return shown
         return self._shown(value, version=_version_of(look), stream=stream, size=size)
 
     def _shown(
@@ -293,7 +297,7 @@ class ServedMount:
         return shown
 
     def exists(self, key: str) -> bool:
-        """Return whether a key is there, as far as is known here; upstream isn't asked.
+        """Return whether a key is there, or may be: upstream isn't asked.
 
         What is to replace the key blindly mustn't count as made over what upstream has now.
         """
@@ -303,7 +307,9 @@ class ServedMount:
         row = self._store.mount.staging.row(key[len(point) :], mounted=True)
         if row.edit is not None:
             return row.edit.kind != "del"
-        return row.entry.present if row.entry is not None else row.copy is not None
+        if row.entry is not None:
+            return row.entry.present
+        return row.copy is not None or not row.complete
 
     def version_of(self, key: str) -> Base:
         try:
@@ -348,7 +354,7 @@ class ServedMount:
     def revision(self) -> str:
         """Return what changes with every change of what the mount shows.
 
-        It is the hash of the whole listing, so it stays what it is when copies come and go.
+        It is the hash of the whole listing.
 
         Raises
         ------

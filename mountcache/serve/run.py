@@ -197,14 +197,16 @@ async def _until_signal(
 
 
 @contextmanager
-def _opened(given: Served | str | os.PathLike[str]) -> Iterator[Served]:
+def _opened(
+    given: Served | str | os.PathLike[str] | Mapping[str, Served],
+) -> Iterator[Mapping[str, Served]]:
     if not isinstance(given, (str, os.PathLike)):
-        yield given
+        yield given if isinstance(given, Mapping) else {"": given}
         return
     from mountcache.local.disk import DiskCacheStore
 
     with DiskCacheStore(given) as store:
-        yield store
+        yield {"": store}
 
 
 class Origin:
@@ -216,8 +218,8 @@ class Origin:
     Parameters
     ----------
     store
-        The store, or the directory of one. A store is left open at the end; a directory is
-        opened at each start and closed at each stop.
+        The store, or the directory of one, or stores by name, each under ``/NAME/``. A store is
+        left open at the end; a directory is opened at each start and closed at each stop.
     port
         The port; 0 takes a free one.
     grace
@@ -228,7 +230,7 @@ class Origin:
 
     def __init__(
         self,
-        store: Served | str | os.PathLike[str],
+        store: Served | str | os.PathLike[str] | Mapping[str, Served],
         port: int = 0,
         *,
         grace: float = _GRACE,
@@ -293,8 +295,8 @@ class Origin:
         self, listening: socket.socket, started: threading.Event, failed: list[BaseException]
     ) -> None:
         try:
-            with listening, _opened(self._given) as store:
-                asyncio.run(self._main(store, listening, started))
+            with listening, _opened(self._given) as stores:
+                asyncio.run(self._main(stores, listening, started))
         except BaseException as error:
             failed.append(error)
             if started.is_set():
@@ -303,7 +305,7 @@ class Origin:
             started.set()
 
     async def _main(
-        self, store: Served, listening: socket.socket, started: threading.Event
+        self, stores: Mapping[str, Served], listening: socket.socket, started: threading.Event
     ) -> None:
         loop, stopping = asyncio.get_running_loop(), asyncio.Event()
 
@@ -313,4 +315,4 @@ class Origin:
                 loop.call_soon_threadsafe(stopping.set)
 
         self._stop = stop
-        await _serve({"": store}, listening, stopping, started.set, self._grace, self._around)
+        await _serve(stores, listening, stopping, started.set, self._grace, self._around)
