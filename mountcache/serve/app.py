@@ -34,6 +34,7 @@ from mountcache.serve.listing import gzipped, index, key_lines, record_lines
 from mountcache.serve.mounts import How, told
 from mountcache.serve.reading import read_data, read_metadata
 from mountcache.serve.served import AsksUpstream, Served
+from mountcache.serve.threads import Threads
 from mountcache.serve.wire import (
     Problem,
     Target,
@@ -55,6 +56,7 @@ __all__ = ["StoreApp"]
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_Threads = ThreadPoolExecutor | Threads
 
 _HEADER_LIMIT = 16384
 _DRAIN = 64 * 1048576
@@ -63,6 +65,8 @@ _PIECE = 262144
 _READERS = 16
 _ASKERS = 64
 _WRITERS = 64
+_PATIENCE = 5.0
+"""Seconds that a commit under way may take at most."""
 
 
 class StoreApp:
@@ -82,10 +86,10 @@ class StoreApp:
         self._loopback = loopback
         self._readers = ThreadPoolExecutor(_READERS, "mountcache-read")
         # What is asked of upstream may take long; reads of what is here must not wait for it.
-        self._askers = ThreadPoolExecutor(_ASKERS, "mountcache-ask")
+        self._askers = Threads(_ASKERS, "mountcache-ask")
         self._flights: Flights[Value] = Flights()
         # Uploads wait for their clients; they must not keep reads from threads.
-        self._writers = ThreadPoolExecutor(_WRITERS, "mountcache-write")
+        self._writers = Threads(_WRITERS, "mountcache-write")
         self._batches = asyncio.Semaphore(2)
         self._bodies: set[Body] = set()
         self._tasks: set[asyncio.Task[object]] = set()
@@ -98,10 +102,10 @@ class StoreApp:
             task.cancel()
 
     def close(self) -> None:
-        """Wait for the threads."""
-        self._askers.shutdown(cancel_futures=True)
+        """Wait for the threads; for those that may wait for upstream not for long."""
         self._readers.shutdown()
-        self._writers.shutdown()
+        self._writers.end(_PATIENCE)
+        self._askers.end(_PATIENCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -331,11 +335,11 @@ class StoreApp:
             blocks = answer.blocks
         else:
             return Response(answer.body, answer.status, headers)
-        threads = self._askers if answer.waits else self._readers
+        threads: _Threads = self._askers if answer.waits else self._readers
         return StreamingResponse(_pieces(blocks, threads), answer.status, headers)
 
 
-async def _pieces(blocks: Iterator[bytes], threads: ThreadPoolExecutor) -> AsyncIterator[bytes]:
+async def _pieces(blocks: Iterator[bytes], threads: _Threads) -> AsyncIterator[bytes]:
     coming: Future[bytes | None] | None = None
     try:
         while True:

@@ -567,3 +567,28 @@ def test_several_mounts_have_paths_of_their_own(upstream: Origin, tmp_path: Path
         assert call("GET", "/-/health").status == 200
         with proxy_of(client_of(f"{server.url}two/", "static"), tmp_path / "3") as third:
             assert third.store.to_bytes("b") == b"two"
+
+
+def test_a_stop_waits_for_no_upstream_that_never_answers(tmp_path: Path) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+
+    class Hanging(Whole):
+        def get(self, key: str) -> Any:
+            reached.set()
+            go_on.wait(60)
+            raise StoreUnavailableError("too late")
+
+    with proxy_of(Hanging(), tmp_path) as proxy, ThreadPoolExecutor(2) as threads:
+        calls = [
+            threads.submit(proxy.call.get, "k"),
+            threads.submit(proxy.call.put, "k", b"x", {}, If_Match='"x"'),
+        ]
+        assert reached.wait(20)
+        stopping = threading.Thread(target=proxy.server.stop)
+        stopping.start()
+        stopping.join(40)
+        ended = not stopping.is_alive()
+        go_on.set()
+        assert ended
+        # What they hear, if anything, is no success.
+        assert all(each.exception() or each.result().status >= 500 for each in calls)
