@@ -486,7 +486,7 @@ class Transport:
             case 429:
                 return UpstreamError(f"{text}: too many requests; try again later", status=429)
             case _ if _of_a_proxy(answer):
-                return StoreUnavailableError(text, answered=True)
+                return StoreUnavailableError(text, maybe_applied=not reads, answered=True)
             case _ if (status >= 500 or status == 408) and status not in _NOT_OFFLINE:
                 return StoreUnavailableError(f"{text}; try again later", maybe_applied=not reads)
         return UpstreamError(text, status=status)

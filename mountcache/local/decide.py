@@ -235,15 +235,15 @@ def _named_base(row: Row, name: str, base: Base, *, mounted: bool) -> BaseOf | N
         found = ABSENT
         if base is ABSENT:
             return None
-    elif copy is not None:
-        found = copy_version(copy)
-        content = content_version(copy.sha256, parse(copy.meta))
-        if base in (found, content):
-            return base_of_seen(seen_of_copy(copy))
-    elif entry is not None and entry.present and base == _entry_version(entry):
-        return base_of_seen(seen_of_entry(entry))
     else:
-        return ABSENT_BASE if base is ABSENT else BaseOf("version", str(base))
+        if copy is not None and base in (copy_version(copy), _content_of(copy)):
+            return base_of_seen(seen_of_copy(copy))
+        # Upstream may have shown a later one than the copy that is here.
+        if entry is not None and entry.present and base in (entry.version, _content_of(entry)):
+            return base_of_seen(seen_of_entry(entry))
+        if copy is None:
+            return ABSENT_BASE if base is ABSENT else BaseOf("version", str(base))
+        found = copy_version(copy)
     wanted = "to be created" if base is ABSENT else f"to be version {_short(base)}"
     shown = "is absent" if found is ABSENT else f"is version {_short(found)}"
     raise ConflictError(
@@ -254,9 +254,9 @@ def _named_base(row: Row, name: str, base: Base, *, mounted: bool) -> BaseOf | N
     )
 
 
-def _entry_version(entry: Entry) -> str | None:
-    """Return the content hash of what an index entry with a digest tells of."""
-    return content_version(entry.sha256, parse(entry.meta)) if entry.sha256 else None
+def _content_of(known: Copy | Entry) -> str | None:
+    """Return the content hash of a copy or an index entry, None if its digest isn't known."""
+    return content_version(known.sha256, parse(known.meta)) if known.sha256 else None
 
 
 def _short(version: Base) -> str:
