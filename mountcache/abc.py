@@ -46,6 +46,7 @@ from mountcache.errors import (
     ChangedWhileReadingError,
     ConflictError,
     InvalidValueError,
+    ReadOnlyStoreError,
 )
 from mountcache.events import (
     EventManager,
@@ -55,7 +56,7 @@ from mountcache.events import (
     StoreTransactionStartEvent,
 )
 from mountcache.jsonform import parse, spelling
-from mountcache.streams import Readable, check_stream, chunks, first_bytes
+from mountcache.streams import Readable, Writer, check_mode, check_stream, chunks, first_bytes
 
 __all__ = [
     "ABSENT",
@@ -307,6 +308,30 @@ class AbstractReadOnlyStore(ABC):
         """Return a stream of the data of `key`; raises as `get` does."""
         return self.get(key).data
 
+    def open(self, key: str, mode: str = "rb") -> io.BufferedIOBase:
+        """Open a key as a file of bytes, for libraries that take one.
+
+        Parameters
+        ----------
+        key
+            The key.
+        mode
+            "rb" to read it. Where the store can be written also "wb" to replace its data: when
+            the file is closed in good order, and not at all if an exception leaves its block.
+
+        Raises
+        ------
+        KeyError, StoreUnavailableError
+            As `get_data` does.
+        ValueError
+            For any other mode; `io.TextIOWrapper` makes a text file of it.
+        ReadOnlyKeyError, ReadOnlyStoreError
+            If it can't be written.
+        """
+        if check_mode(mode) == "wb":
+            raise ReadOnlyStoreError(f"{key!r} can't be written: this store can only be read")
+        return self.get_data(key)
+
     def get_data_range(
         self, key: str, start: int | None = None, end: int | None = None
     ) -> io.BufferedIOBase:
@@ -446,6 +471,11 @@ class AbstractStore(AbstractReadOnlyStore):
     @abstractmethod
     def delete(self, key: str, *, base: Base = None) -> None:
         """Delete `key`; KeyError if it isn't there."""
+
+    def open(self, key: str, mode: str = "rb") -> io.BufferedIOBase:
+        if check_mode(mode) == "rb":
+            return self.get_data(key)
+        return Writer(lambda data: self.set_data(key, data), key)
 
     def set_data(
         self, key: str, data: Readable, buffer_size: int = _MIB, *, base: Base = None

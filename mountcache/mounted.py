@@ -59,7 +59,6 @@ from mountcache.local.mirror import Mirror, mirrored
 from mountcache.local.records import Edit, Row, StagedEdit
 from mountcache.local.staging import Announce
 from mountcache.local.store import default_author
-from mountcache.local.writer import Writer
 from mountcache.locks import Lock
 from mountcache.overlay import Overlay
 from mountcache.sync.mount import Mount
@@ -744,13 +743,9 @@ class MountedStore(AbstractStore):
         self._remote.update_index(self._options)
 
     def open(self, key: str, mode: str = "rb") -> io.BufferedIOBase:
-        """Open a key as a binary file: "rb" to read it, "wb" to replace its data at close."""
-        if mode == "rb":
-            return self.get_data(key)
-        if mode != "wb":
-            raise ValueError(f"a key is opened with 'rb' or 'wb', not {mode!r}")
-        self._mine(key)
-        return Writer(self, key)
+        if mode == "wb":
+            self._mine(key)  # what can't be written is told of before anything is
+        return super().open(key, mode)
 
     @contextmanager
     def local_path(self, key: str) -> Iterator[Path]:

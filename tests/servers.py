@@ -36,6 +36,7 @@ __all__ = [
     "Nginx",
     "Reply",
     "Request",
+    "Script",
     "ScriptedServer",
     "Step",
     "apache",

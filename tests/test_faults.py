@@ -17,6 +17,7 @@ from mountcache.abc import Pushed, Value
 from mountcache.backing.dynamic import DynamicURLStore
 from mountcache.backing.static import StaticURLStore
 from mountcache.errors import (
+    ChangedWhileReadingError,
     ConfigurationError,
     ConflictError,
     DirectoryError,
@@ -31,7 +32,7 @@ from mountcache.mounted import MountedStore
 from mountcache.serve import Origin
 from mountcache.sync import look
 from mountcache.values import StringValue
-from tests.servers import ForeignServer, Reply, ScriptedServer, chunked, scripted
+from tests.servers import ForeignServer, Reply, Script, ScriptedServer, chunked, scripted
 
 __all__ = ["scripted"]
 
@@ -149,17 +150,57 @@ def test_prefetch_tells_what_it_couldnt_keep(
 # -- streams -----------------------------------------------------------------------------------
 
 
-def test_stream_that_comes_once_cant_be_sought_in_unless_it_is_kept(
-    scripted: ScriptedServer, tmp_path: Path
+@pytest.mark.parametrize(
+    "reply",
+    [
+        [chunked(LARGE)],
+        Reply(200, LARGE),
+        Reply(200, LARGE, {"ETag": '"1"'}),
+        [chunked(LARGE, ETag='"1"')],
+    ],
+    ids=["once", "length", "version", "version alone"],
+)
+def test_stream_that_isnt_kept_can_be_sought_in(
+    scripted: ScriptedServer, tmp_path: Path, reply: Script
 ) -> None:
+    scripted.on("GET", "/a", reply)
+    backing = StaticURLStore(scripted.url, data_path="", query_path=None)
+    with (
+        MountedStore("", DiskCacheStore(tmp_path / "here", min_free=0), backing) as store,
+        store.with_options(fill=False).get_data("a") as data,
+    ):
+        assert data.read(10) == LARGE[:10]
+        assert data.seek(0) == 0
+        assert data.read(200_000) == LARGE[:200_000]
+        assert data.seek(-5, io.SEEK_END) == len(LARGE) - 5
+        assert data.read() == LARGE[-5:]
+        assert data.seek(10) == 10
+        assert data.read(5) == LARGE[10:15]
+        assert data.seek(0) == 0
+        assert data.read() == LARGE
+        assert store.stats()["cached_keys"] == 0
+
+
+@pytest.mark.parametrize("then", [LARGE[::-1], LARGE[:70_000], LARGE[:-1] + b"?"])
+def test_stream_never_goes_on_in_another_value(
+    scripted: ScriptedServer, tmp_path: Path, then: bytes
+) -> None:
+    scripted.on("GET", "/a", Reply(200, LARGE), Reply(200, then))
+    backing = StaticURLStore(scripted.url, data_path="", query_path=None)
+    with (
+        MountedStore("", DiskCacheStore(tmp_path / "here", min_free=0), backing) as store,
+        store.with_options(fill=False).get_data("a") as data,
+    ):
+        assert data.read(len(LARGE) - 10) == LARGE[:-10]
+        data.seek(0)
+        with pytest.raises(ChangedWhileReadingError):
+            data.read(1)
+
+
+def test_stream_that_is_kept_can_be_sought_in(scripted: ScriptedServer, tmp_path: Path) -> None:
     scripted.on("GET", "/a", [chunked(LARGE)])
     backing = StaticURLStore(scripted.url, data_path="", query_path=None)
     with MountedStore("", DiskCacheStore(tmp_path / "here", min_free=0), backing) as store:
-        with store.with_options(fill=False).get_data("a") as data:
-            assert not data.seekable()
-            with pytest.raises(io.UnsupportedOperation):
-                data.seek(10)
-            assert data.read(10) == LARGE[:10]
         with store.get_data("a") as data:
             assert data.seek(-5, io.SEEK_END) == len(LARGE) - 5
             assert data.read() == LARGE[-5:]

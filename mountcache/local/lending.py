@@ -21,8 +21,9 @@ _LONGEST_SUFFIX = 20
 def lent(content: Content, key: str, value: Value) -> Iterator[Path]:
     """Lend the data of a value as a file whose name ends as the key does.
 
-    A large value that is here gets a second name, which costs nothing; others are copied. The
-    name goes at the end, or with the next `gc` after a crash.
+    A large value that is here gets a second name, which costs nothing; others are copied, and
+    all are for root, who can write to any file. The name goes at the end, or with the next `gc`
+    after a crash.
     """
     suffix = os.path.splitext(key.rpartition("/")[2])[1][:_LONGEST_SUFFIX]
     room: Path | None = None if content.readonly else getattr(content, "directory", None)
@@ -43,7 +44,7 @@ def lent(content: Content, key: str, value: Value) -> Iterator[Path]:
 
 def _link(value: Snapshot, path: Path) -> bool:
     """Give the file of a value another name, if it has one and wasn't evicted meanwhile."""
-    if value.path is None:
+    if value.path is None or os.geteuid() == 0:
         return False
     try:
         # No file ever takes the name of another.

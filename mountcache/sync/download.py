@@ -51,8 +51,6 @@ class Download:
         Whether somebody asked for this value itself.
     """
 
-    seekable = True
-
     def __init__(self, source: Source, partial: Partial, *, asked: bool) -> None:
         assert partial.size is not None
         self._size = partial.size
@@ -359,7 +357,7 @@ class Download:
         if self._settled or (all(self._partial.here[:block]) and at <= reach):
             digests = Digests(md5=self._keeping.digests.md5 is not None)
             digests.catch_up(self._partial, at)
-        return Passing(self._source, feed, digests)
+        return Passing(self._source, feed, digests, at=at)
 
 
 # -- joining -------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def fill(
         except ChangedWhileReadingError:
             if not left:
                 raise
-            source = Source(mount, key, begin(mount.backing, source.name), promise)
+            source = source.anew()
     raise AssertionError("unreachable")
 
 

@@ -168,8 +168,6 @@ class Single:
         Whether somebody asked for this value itself.
     """
 
-    seekable = True
-
     def __init__(self, source: Source, partial: Partial, *, asked: bool) -> None:
         self._source = source
         self._partial = partial
@@ -253,12 +251,12 @@ class Single:
     def passing(self, at: int) -> Body:
         feed = self._feed
         if feed is None or self._pid != os.getpid():
-            return Passing(self._source)
+            return Passing(self._source, at=at)
         self._feed = None
         if at < feed.at:  # by less than a block: more isn't held back
             held = memoryview(bytearray(feed.at - at))
             feed.give_back(held[: self._partial.read(held, at)])
-        return Passing(self._source, feed, self._keeping.digests)
+        return Passing(self._source, feed, self._keeping.digests, at=at)
 
     def release(self) -> None:
         if self._pid == os.getpid():

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
-from typing import Any, Final, Protocol
+import os
+import tempfile
+from typing import Any, BinaryIO, Final, Protocol
 
+from mountcache.local.partial import BLOCK
 from mountcache.sync.source import Digests, Feed, Source, verify
 
 __all__ = ["Body", "OutOfRoomError", "Passing", "Reader", "Whole", "buffered"]
@@ -23,10 +26,6 @@ class Body(Protocol):
     def size(self) -> int | None:
         """Length in bytes, if it is known yet."""
 
-    @property
-    def seekable(self) -> bool:
-        """Whether bytes can be had in any order."""
-
     def readinto(self, view: memoryview, at: int) -> int:
         """Read some of the bytes from `at` on; return how many, 0 at the end."""
 
@@ -39,8 +38,6 @@ class Body(Protocol):
 
 class Whole:
     """A value that is in memory."""
-
-    seekable = True
 
     def __init__(self, data: bytes) -> None:
         self._data = memoryview(data)
@@ -65,6 +62,8 @@ class Passing:
     """A value that isn't kept: it comes from upstream each time.
 
     Read in order from its beginning it is verified, and its last piece held back until then.
+    Read in another order, where upstream gives no parts, it is laid down in a file without a name
+    first.
 
     Parameters
     ----------
@@ -74,31 +73,39 @@ class Passing:
         A stream of it that is under way.
     digests
         The digests of all bytes before the stream, if there are any.
+    at
+        Where it goes on.
     """
 
     def __init__(
-        self, source: Source, feed: Feed | None = None, digests: Digests | None = None
+        self,
+        source: Source,
+        feed: Feed | None = None,
+        digests: Digests | None = None,
+        *,
+        at: int = 0,
     ) -> None:
         self._source = source
         self._feed = feed
-        self._at = 0 if feed is None else feed.at
+        self._at = at
         self._digests = digests
         self._size = source.size
         self._ready = memoryview(b"")
         self._held = b""
+        self._laid_down: BinaryIO | None = None
 
     @property
     def size(self) -> int | None:
         return self._size
 
-    @property
-    def seekable(self) -> bool:
-        return self._source.gives_parts and self._size is not None
-
     def readinto(self, view: memoryview, at: int) -> int:
         if self._size is not None and at >= self._size:
             return 0
         feed = self._feed
+        if self._laid_down is None and at != self._at and not self._source.gives_parts:
+            self._laid_down = self._lay_down()
+        if self._laid_down is not None:
+            return os.preadv(self._laid_down.fileno(), [view], at)
         if feed is None or at != self._at:
             feed = self._move(at)
         count = self._unmeasured(feed, view) if self._size is None else self._next(feed, view)
@@ -145,6 +152,44 @@ class Passing:
         self._ready = self._ready[count:]
         return count
 
+    def _lay_down(self) -> BinaryIO:
+        """Bring all of it into a file that ends with this reader.
+
+        Raises
+        ------
+        ChangedWhileReadingError
+            If it doesn't begin with what was given out already.
+        """
+        given = self._digests if self._at else None
+        if self._at and self._source.version is None:
+            self.release()
+            self._source = self._source.anew()
+        elif self._feed is not None:
+            self._feed.close()
+        self._feed = feed = self._source.feed(0)
+        self._digests = digests = _digests_for(self._source)
+        self._size = self._source.size
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `release`
+        buffer = memoryview(bytearray(BLOCK))
+        try:
+            while feed.at != self._size:
+                left = given.upto - feed.at if given is not None else 0
+                piece = buffer[: feed.into(buffer[:left] if left > 0 else buffer)]
+                digests.update(piece, file.tell())
+                file.write(piece)
+                if given is not None and feed.at == given.upto and given.sha256 != digests.sha256:
+                    raise self._source.changed()
+                if not piece:
+                    self._size = feed.at
+            if given is not None and feed.at < given.upto:
+                raise self._source.changed()
+            self._end(feed)
+            file.flush()
+        except BaseException:
+            file.close()
+            raise
+        return file
+
     def _end(self, feed: Feed) -> None:
         self._feed = None
         feed.finish()
@@ -157,6 +202,8 @@ class Passing:
         return self
 
     def release(self) -> None:
+        if self._laid_down is not None:
+            self._laid_down.close()
         if self._feed is not None:
             self._feed.close()
         else:
@@ -208,7 +255,7 @@ class Reader(io.RawIOBase):
         return True
 
     def seekable(self) -> bool:
-        return self._open_body().seekable
+        return self._open_body() is not None
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
@@ -236,8 +283,6 @@ class Reader(io.RawIOBase):
         return self._at - self._start
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if not self.seekable():
-            raise io.UnsupportedOperation("upstream gives this value from its beginning only")
         match whence:
             case io.SEEK_SET:
                 at = self._start + offset

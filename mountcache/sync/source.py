@@ -205,6 +205,10 @@ class Source:
             raise self.changed()
         return stream, 0
 
+    def anew(self) -> Source:
+        """Return what upstream shows now; whether it is the same value is another matter."""
+        return Source(self.mount, self.key, begin(self.mount.backing, self.name), self.promise)
+
     def changed(self) -> ChangedWhileReadingError:
         """Return the error that tells of another version."""
         return ChangedWhileReadingError(
