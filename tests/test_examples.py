@@ -14,6 +14,12 @@ from tests.command import ROOT, TIME, environment
 SAID = {
     "offline_data.py": ["read 2024: cached", "offline: cached mm", "query: surveys/2025.csv"],
     "staged_uploads.py": ["pushed: 3", "ben: runs/0.txt conflict", "ada reads: 43", "kept: 1"],
+    "library_with_workers.py": [
+        "cached by the workers: 20",
+        "staged: {'means of 20 tables'}",
+        "pushed: 21",
+        "the same without a network: 21 staged",
+    ],
     "plot_cached.py": ["366 days from sun/2024.csv (upstream) -> sun.svg"],
     "two_weeks_offline.py": [
         "before: 37 files",

@@ -7,12 +7,13 @@ import pickle
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import pytest
 import requests
 
-from mountcache.abc import AbstractReadOnlyStore
+from mountcache.abc import ABSENT, AbstractReadOnlyStore
 from mountcache.backing.dynamic import DynamicURLStore
 from mountcache.backing.static import StaticURLStore
 from mountcache.errors import AuthorizationError, StoreUnavailableError
@@ -53,7 +54,11 @@ def read_and_edit(store: MountedStore, key: str) -> bytes:
     return data
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize(
+    ("store", "method"),
+    [("dynamic", "fork"), ("static", "spawn"), ("dynamic", "forkserver")],
+    indirect=["store"],
+)
 def test_workers_read_and_edit_one_directory(store: MountedStore, method: str) -> None:
     keys = sorted(store.query_keys())
     context = multiprocessing.get_context(method)
@@ -65,6 +70,67 @@ def test_workers_read_and_edit_one_directory(store: MountedStore, method: str) -
     assert store.stats()["cached_keys"] == 8
 
 
+class Runs:
+    """A data set as PyTorch's DataLoader takes one: it goes to each worker, once."""
+
+    def __init__(self, store: MountedStore, keys: list[str]) -> None:
+        self.store = store
+        self.keys = keys
+
+    def __getitem__(self, index: int) -> bytes:
+        return self.store.to_bytes(self.keys[index])
+
+    def work(self, asked: SimpleQueue[int | None], given: SimpleQueue[tuple[int, bytes]]) -> None:
+        while (index := asked.get()) is not None:
+            given.put((index, self[index]))
+
+
+@pytest.mark.parametrize(
+    ("store", "method"),
+    [("static", "fork"), ("dynamic", "spawn"), ("static", "forkserver")],
+    indirect=["store"],
+)
+def test_workers_of_a_data_loader_read_while_their_parent_does(
+    store: MountedStore, origin: Origin, method: str
+) -> None:
+    large = bytes(range(256)) * 10_000
+    with DynamicURLStore(f"{origin.url}keys", f"{origin.url}query") as upstream:
+        upstream.set_if("runs/large", StringValue(large, {}), ABSENT, "1")
+    store.update_index()
+    runs = Runs(store, [*(f"runs/{number}" for number in range(8)), "runs/large"])
+    context = multiprocessing.get_context(method)
+    asked, given = context.SimpleQueue(), context.SimpleQueue()
+    with store.open("runs/large") as half:
+        assert half.read(100_000) == large[:100_000]
+        workers = [context.Process(target=runs.work, args=(asked, given)) for _ in range(2)]
+        for worker in workers:
+            worker.start()
+        for _ in range(2):  # epochs
+            for index in range(9):
+                asked.put(index)
+            found = dict(given.get() for _ in range(9))
+            assert [found[index] for index in range(9)] == [runs[index] for index in range(9)]
+        for _ in workers:
+            asked.put(None)
+        for worker in workers:
+            worker.join()
+            assert worker.exitcode == 0
+        assert half.read() == large[100_000:]
+    assert store.stats()["cached_keys"] == 9
+
+
+@pytest.mark.parametrize("store", ["static"], indirect=True)
+def test_dask_takes_a_store_along(store: MountedStore) -> None:
+    import dask  # here, since each worker loads this module
+
+    keys = sorted(store.query_keys())
+    tasks = [dask.delayed(read_and_edit)(store, key) for key in keys]
+    found = dask.compute(*tasks, scheduler="processes", num_workers=2)
+    assert list(found) == [b"%d" % number * 50_000 for number in range(8)]
+    assert {edit.key for edit in store.staged()} == set(keys)
+
+
+@pytest.mark.parametrize("store", ["static"], indirect=True)
 def test_settings_of_a_view_go_with_it(store: MountedStore) -> None:
     store.to_bytes("runs/1")
     quiet = pickle.loads(pickle.dumps(store.with_options(offline="always")))
@@ -108,5 +174,5 @@ def test_secrets_stay_and_names_go(
 
 def test_what_lives_in_this_process_says_so(origin: Origin) -> None:
     store = MountedStore("", MemoryStore(), StaticURLStore(origin.url))
-    with pytest.raises(TypeError, match="MemoryStore ends with its process"):
+    with pytest.raises(TypeError, match=r"MemoryStore ends with its process.*DiskCacheStore"):
         pickle.dumps(store)

@@ -150,4 +150,7 @@ class MemoryStore(LocalStore):
         super().__init__(lambda: self._content, event_manager=event_manager)
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a MemoryStore ends with its process and can't be pickled to another")
+        raise TypeError(
+            "a MemoryStore ends with its process and can't be pickled to another; a "
+            "DiskCacheStore can"
+        )
