@@ -35,6 +35,7 @@ __all__ = [
     "ContentLock",
     "DatabaseContent",
     "Files",
+    "Shelf",
     "Spool",
     "Stored",
     "full",
@@ -98,6 +99,39 @@ class Files(Protocol):
         """Return a clause that says how much room there is, for errors."""
 
 
+class Shelf:
+    """One file for the small byte strings of a long transaction, so that memory stays flat.
+
+    It has no name, and so goes with the process in any case.
+    """
+
+    def __init__(self, files: Files, name: str) -> None:
+        self._file, path = files.create(name)
+        path.unlink()
+        self._end = 0
+
+    def append(self, data: bytes | bytearray) -> int:
+        """Add bytes; return where they begin."""
+        begin = self._end
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._file.fileno(), view, self._end)
+            self._end += written
+            view = view[written:]
+        return begin
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes from `offset` on."""
+        found = os.pread(self._file.fileno(), size, offset)
+        if len(found) != size:
+            raise OSError(errno.EIO, f"{len(found)} of {size} bytes came back")
+        return found
+
+    def close(self) -> None:
+        """Let go of all bytes."""
+        self._file.close()
+
+
 class Spool:
     """A new byte string on its way in.
 
@@ -129,6 +163,7 @@ class Spool:
         self._buffer = bytearray()
         self._file: BinaryIO | None = None
         self._temporary: Path | None = None
+        self._shelved: tuple[Shelf, int] | None = None
         self._finished = False
 
     def write(self, data: bytes) -> None:
@@ -184,15 +219,30 @@ class Spool:
 
     @property
     def value(self) -> bytes:
-        """The bytes of a finished spool that are in memory."""
+        """The bytes of a finished spool that has no file of its own."""
+        if self._shelved is not None:
+            shelf, offset = self._shelved
+            return shelf.read(offset, self.size)
         return bytes(self._buffer)
+
+    @property
+    def in_memory(self) -> int:
+        """How many bytes of it are in memory."""
+        return len(self._buffer)
+
+    def shelve(self, shelf: Shelf) -> None:
+        """Move the bytes of a finished spool out of memory."""
+        if self._buffer:
+            with self._room_needed():
+                self._shelved = (shelf, shelf.append(self._buffer))
+            self._buffer = bytearray()
 
     def open(self) -> io.BufferedIOBase:
         """Return a seekable stream of the finished bytes."""
         if not self._finished:
             raise ValueError("a spool is read once it is finished")
         if self.filename is None:
-            return io.BytesIO(self._buffer)
+            return io.BytesIO(self.value)
         assert self._files is not None
         return open(self._files.path(self.filename), "rb")
 
@@ -282,6 +332,9 @@ class Content(Protocol):
 
     def spool(self) -> Spool:
         """Return a new byte string, to be written."""
+
+    def shelf(self) -> Shelf | None:
+        """Return a place for small byte strings outside of memory; None if there is none."""
 
     def adopt(self, con: sqlite3.Connection, spool: Spool) -> str:
         """Name a finished spool inside a commit; return its id."""

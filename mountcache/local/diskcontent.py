@@ -35,6 +35,7 @@ from mountcache.local.content import (
     RAW,
     WAIT,
     DatabaseContent,
+    Shelf,
     Spool,
 )
 from mountcache.local.forking import watch
@@ -262,6 +263,9 @@ class DiskContent(DatabaseContent):
 
     def spool(self) -> Spool:
         return Spool(self.new_id(), self._token, self)
+
+    def shelf(self) -> Shelf:
+        return Shelf(self, self.new_id())
 
     def create(self, content_id: str) -> tuple[BinaryIO, Path]:
         """Open a new temporary file, as `Files` asks."""

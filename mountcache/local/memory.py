@@ -76,6 +76,9 @@ class MemoryContent(DatabaseContent):
     def spool(self) -> Spool:
         return Spool(f"{self._token}-{next(self._counter):x}", self._token, None)
 
+    def shelf(self) -> None:
+        return None
+
     def adopt_file(
         self, con: sqlite3.Connection, path: Path, sha: str, size: int, durable: bool
     ) -> str:

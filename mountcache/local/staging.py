@@ -35,7 +35,7 @@ from mountcache.events import (
 )
 from mountcache.jsonform import parse
 from mountcache.local.catalog import Catalog, get_state, matcher, set_state
-from mountcache.local.content import Spool
+from mountcache.local.content import Content, Shelf, Spool
 from mountcache.local.decide import (
     Draft,
     Token,
@@ -90,6 +90,10 @@ class _Staged:
     """The metadata that the key had, as JSON text; None if it wasn't there."""
 
 
+_IN_MEMORY = 16 * 1048576
+"""How many bytes of small values a transaction holds in memory."""
+
+
 @dataclass(slots=True)
 class _Transaction:
     notes: str
@@ -98,6 +102,27 @@ class _Transaction:
     staged: dict[str, _Staged] = field(default_factory=dict)
     read: dict[str, tuple[Token, bool]] = field(default_factory=dict)
     spools: list[Spool] = field(default_factory=list)
+    in_memory: int = 0
+    """How many bytes of the spools are in memory."""
+    shelf: Shelf | None = None
+
+    def take(self, spool: Spool, content: Content) -> None:
+        """Hold a spool until the end; more than some of them not in memory."""
+        self.spools.append(spool)
+        self.in_memory += spool.in_memory
+        if self.in_memory <= _IN_MEMORY:
+            return
+        self.shelf = self.shelf or content.shelf()
+        if self.shelf is not None:
+            self.in_memory -= spool.in_memory
+            spool.shelve(self.shelf)
+
+    def discard(self) -> None:
+        """Let go of what wasn't adopted."""
+        for spool in self.spools:
+            spool.discard()
+        if self.shelf is not None:
+            self.shelf.close()
 
     def pass_on(self, key: str, partner: str | None) -> None:
         """Let whiteouts that wait for a key wait for another, or for none."""
@@ -338,7 +363,7 @@ class Staging:
         before = transaction.staged.get(key)
         was = before.before if before else _seen_by(below, announce)
         if spool is not None:
-            transaction.spools.append(spool)
+            transaction.take(spool, self.catalog.content)
         elif draft.kind == "put" and draft.content is None:
             spool = before.spool if before is not None else None
             if spool is None:
@@ -379,8 +404,7 @@ class Staging:
                     self._write_all(con, transaction)
             state = "done"
         finally:
-            for spool in transaction.spools:
-                spool.discard()
+            transaction.discard()
             store.event_manager.emit(
                 StoreTransactionEndEvent(source=store, message=notes, state=state)
             )

@@ -1,4 +1,4 @@
-"""Moving data between the two ends of a mount: push, prefetch, status.
+"""Moving data between the two ends of a mount, or a mount and a folder.
 
 It works on a catalog and a backing store, and knows no MountedStore; its public verbs take one
 by asking it for the two.
@@ -10,14 +10,19 @@ from mountcache.sync.prefetch import PrefetchReport, prefetch
 from mountcache.sync.push import push
 from mountcache.sync.report import Conflict, PushReport, PushResult, Side
 from mountcache.sync.status import Status, status
+from mountcache.sync.trees import ExportReport, ImportReport, export_tree, import_tree
 
 __all__ = [
     "Conflict",
+    "ExportReport",
+    "ImportReport",
     "PrefetchReport",
     "PushReport",
     "PushResult",
     "Side",
     "Status",
+    "export_tree",
+    "import_tree",
     "prefetch",
     "push",
     "status",
