@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, BinaryIO, Literal, Self, TypeVar, cast
 
 from mountcache.capabilities import (
     ABSENT,
@@ -308,7 +308,7 @@ class AbstractReadOnlyStore(ABC):
         """Return a stream of the data of `key`; raises as `get` does."""
         return self.get(key).data
 
-    def open(self, key: str, mode: str = "rb") -> io.BufferedIOBase:
+    def open(self, key: str, mode: str = "rb") -> BinaryIO:
         """Open a key as a file of bytes, for libraries that take one.
 
         Parameters
@@ -330,7 +330,7 @@ class AbstractReadOnlyStore(ABC):
         """
         if check_mode(mode) == "wb":
             raise ReadOnlyStoreError(f"{key!r} can't be written: this store can only be read")
-        return self.get_data(key)
+        return cast("BinaryIO", self.get_data(key))
 
     def get_data_range(
         self, key: str, start: int | None = None, end: int | None = None
@@ -472,10 +472,10 @@ class AbstractStore(AbstractReadOnlyStore):
     def delete(self, key: str, *, base: Base = None) -> None:
         """Delete `key`; KeyError if it isn't there."""
 
-    def open(self, key: str, mode: str = "rb") -> io.BufferedIOBase:
+    def open(self, key: str, mode: str = "rb") -> BinaryIO:
         if check_mode(mode) == "rb":
-            return self.get_data(key)
-        return Writer(lambda data: self.set_data(key, data), key)
+            return cast("BinaryIO", self.get_data(key))
+        return cast("BinaryIO", Writer(lambda data: self.set_data(key, data), key))
 
     def set_data(
         self, key: str, data: Readable, buffer_size: int = _MIB, *, base: Base = None

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mountcache.abc import (
     AbstractReadOnlyStore,
@@ -742,7 +742,7 @@ class MountedStore(AbstractStore):
         """Read upstream's index now, if it has one; raises as a read does."""
         self._remote.update_index(self._options)
 
-    def open(self, key: str, mode: str = "rb") -> io.BufferedIOBase:
+    def open(self, key: str, mode: str = "rb") -> BinaryIO:
         if mode == "wb":
             self._mine(key)  # what can't be written is told of before anything is
         return super().open(key, mode)
