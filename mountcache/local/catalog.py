@@ -85,13 +85,13 @@ ON CONFLICT (key) DO UPDATE SET
 """
 
 _UPSERT_ENTRY = """
-INSERT INTO upstream (key, gen_from, present, meta, norm, entry, version, sha, size, checked,
-                      seen, masked, mask_entry)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO upstream (key, gen_from, present, meta, norm, entry, version, sha, size,
+                      seen, masked, mask_entry, learned)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT value FROM state WHERE name = 'loads'))
 ON CONFLICT (key, gen_from) DO UPDATE SET
     gen_to = NULL, present = excluded.present, meta = excluded.meta, norm = excluded.norm,
     entry = excluded.entry, version = excluded.version, sha = excluded.sha,
-    size = excluded.size, checked = excluded.checked, seen = excluded.seen,
+    size = excluded.size, learned = excluded.learned, seen = excluded.seen,
     masked = excluded.masked, mask_entry = excluded.mask_entry
 """
 
@@ -355,7 +355,7 @@ class Catalog:
                 entry = known.entry if known is not None else None
                 self.write_entry(
                     con, gen, row, meta=clean.meta, entry=entry, version=clean.version,
-                    sha256=clean.sha256, size=clean.size, now=now, asked=asked,
+                    sha256=clean.sha256, size=clean.size, asked=asked,
                 )  # fmt: skip
 
     def _adopt(self, con: sqlite3.Connection, clean: Clean) -> str:
@@ -407,7 +407,6 @@ class Catalog:
         version: str | None = None,
         sha256: str | None = None,
         size: int | None = None,
-        now: float,
         asked: bool,
         mask_entry: str | None = None,
         masked: bool = False,
@@ -443,7 +442,7 @@ class Catalog:
             _UPSERT_ENTRY,
             (
                 row.key, gen if old is None else self._gen_from(con, row.key, gen),
-                int(meta is not None), text, norm_of(text), entry, version, sha256, size, now,
+                int(meta is not None), text, norm_of(text), entry, version, sha256, size,
                 None if seen is None else seen_text(seen), int(masked), mask_entry,
             ),
         )  # fmt: skip
@@ -494,7 +493,7 @@ class Catalog:
             row = self.row(key, con)
             self.write_entry(
                 con, get_state(con, "gen"), row, meta=meta, version=version, sha256=sha256,
-                size=size, now=self.clock(), asked=asked,
+                size=size, asked=asked,
                 entry=row.entry.entry if row.entry is not None and meta is not None else None,
             )  # fmt: skip
 

@@ -7,10 +7,11 @@ SQLite, so each statement here runs under the guard of its connection.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from mountcache.errors import (
     DirectoryError,
@@ -20,7 +21,7 @@ from mountcache.errors import (
     StoreFullError,
 )
 
-__all__ = ["GuardedConnection", "store_error"]
+__all__ = ["GuardedConnection", "damaged", "store_error"]
 
 _execute = sqlite3.Connection.execute
 
@@ -52,9 +53,11 @@ class GuardedConnection(sqlite3.Connection):
     """
 
     guard: threading.RLock
+    where: str = "this store"
+    """What the store is called in errors."""
     writer: int | None
     """The thread whose commit is open, which a fork waits for as a whole: to it rows may come
-    one by one."""
+    one by one, and what is raised is for who makes the commit."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -67,14 +70,24 @@ class GuardedConnection(sqlite3.Connection):
         if self.writer is not None and self.writer == threading.get_ident():
             return _execute(self, sql, parameters)
         with self.guard:
-            reader = self._reader
-            rows = reader.execute(sql, parameters).fetchall()
-            return cast(sqlite3.Cursor, _Answer(rows, reader.rowcount))
+            rows = self.rows(sql, parameters)
+            return cast(sqlite3.Cursor, _Answer(rows, self._reader.rowcount))
 
     def rows(self, sql: str, parameters: Any = (), /) -> list[Any]:
-        """Return all rows of a query, outside a commit of this thread."""
-        with self.guard:
-            return self._reader.execute(sql, parameters).fetchall()
+        """Return all rows of a query, outside a commit of this thread.
+
+        Raises
+        ------
+        StoreError
+            As `store_error` says.
+        """
+        try:
+            with self.guard:
+                return self._reader.execute(sql, parameters).fetchall()
+        except sqlite3.Error as error:
+            if (meant := store_error(error, self.where)) is None:
+                raise
+            raise meant from error
 
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
         with self.guard:
@@ -83,6 +96,17 @@ class GuardedConnection(sqlite3.Connection):
     def close(self) -> None:
         with self.guard:
             super().close()
+
+
+_OTHER_TABLES: Final = re.compile("no such (table|column)|Could not decode")
+
+
+def damaged(error: Exception, where: str) -> DirectoryError:
+    """Return what is told of a database that isn't whole."""
+    return DirectoryError(
+        f"the database in {where} is damaged ({error}); restore the directory from a backup, or "
+        "move it away and start with an empty one"
+    )
 
 
 def store_error(error: sqlite3.Error, where: str) -> StoreError | None:
@@ -105,10 +129,10 @@ def store_error(error: sqlite3.Error, where: str) -> StoreError | None:
         case sqlite3.SQLITE_READONLY:
             return ReadOnlyStoreError(f"the database in {where} can't be written: {error}")
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-            return DirectoryError(
-                f"the database in {where} is damaged ({error}); restore the directory from a "
-                "backup, or move it away and start with an empty one"
-            )
+            return damaged(error, where)
+        # Our statements are always the same, so it is the tables that aren't as they were made.
+        case sqlite3.SQLITE_ERROR | None if _OTHER_TABLES.match(str(error)):
+            return damaged(error, where)
         case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
             return DirectoryError(f"the database in {where} can't be read or written: {error}")
         case sqlite3.SQLITE_TOOBIG:

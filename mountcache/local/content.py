@@ -15,7 +15,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -250,7 +250,8 @@ class Spool:
         """Let go of the bytes unless they were adopted. Harmless when repeated."""
         self._finished = True
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # on a full disk not even what is in the buffer goes out
+                self._file.close()
         if self.adopted or self._files is None or self._files.token != self.owner:
             return
         filename, self.filename = self.filename, None
@@ -439,16 +440,12 @@ class DatabaseContent(ABC):
         try:
             con = self.connection()
             self._begin_immediate(con, max(0.0, until - time.monotonic()))
-        except sqlite3.Error as error:
+        except StoreBusyError as error:
             self._end_turn()
-            if (meant := store_error(error, self.where)) is None:
-                raise
-            if isinstance(meant, StoreBusyError):
-                meant = StoreBusyError(
-                    f"another process has been writing to {self.where} for longer than "
-                    f"{wait:g} s; try again"
-                )
-            raise meant from error
+            raise StoreBusyError(
+                f"another process has been writing to {self.where} for longer than {wait:g} s; "
+                "try again"
+            ) from error
         except BaseException:
             self._end_turn()
             raise

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from mountcache.errors import DirectoryError, StoreFullError
 from mountcache.local.cache import DATABASE, SETTINGS, check_settings
-from mountcache.local.connection import store_error
+from mountcache.local.connection import damaged, store_error
 from mountcache.local.content import full
 from mountcache.local.schema import APPLICATION_ID, FORMAT
 
@@ -185,6 +185,8 @@ def translated(path: Path) -> Iterator[None]:
         if (meant := store_error(error, str(path))) is None:
             raise
         raise meant from error
+    except UnicodeDecodeError as error:
+        raise damaged(error, str(path)) from error
     except OSError as error:
         if full(error):
             raise StoreFullError(f"the disk of {path} is full; make room") from error

@@ -120,7 +120,7 @@ class DiskContent(DatabaseContent):
                 lock.release()
         self.incarnation = found.incarnation
         self._begin_life()
-        collect(path, self.token, ["tmp"], lambda names: set())
+        self._collect(anyway=False)
 
     def _mend(self, found: places.Found) -> places.Found:
         """Bring a directory that isn't finished, or isn't where it was, into its proper state."""
@@ -131,6 +131,7 @@ class DiskContent(DatabaseContent):
         con = self.connection()
         if not found.exists or not found.settled or found.moved:
             con.execute("BEGIN IMMEDIATE")
+            con.writer = threading.get_ident()
             try:
                 if not found.exists:
                     con.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -144,6 +145,8 @@ class DiskContent(DatabaseContent):
                 if con.in_transaction:
                     con.execute("ROLLBACK")
                 raise
+            finally:
+                con.writer = None
         if not found.whole:
             path.chmod(0o700)
             places.fill(path)
@@ -219,6 +222,7 @@ class DiskContent(DatabaseContent):
                 factory=GuardedConnection,
                 uri=True,
             )
+            con.where = self.where
             self._connections.add(con)
         con.execute("PRAGMA trusted_schema = OFF")
         con.execute(f"PRAGMA cache_size = {SETTINGS['sqlite_cache_size']}")
@@ -368,7 +372,11 @@ class DiskContent(DatabaseContent):
     def gc(self) -> int:
         if self.readonly:
             raise ReadOnlyStoreError(f"{self.directory} can only be read here")
-        return collect(self.directory, self._token, ["tmp", "partial", *_ROOMS], self._named)
+        return self._collect(anyway=True)
+
+    def _collect(self, *, anyway: bool) -> int:
+        rooms = ["tmp", "partial", *_ROOMS]
+        return collect(self.directory, self._token, rooms, self._named, anyway=anyway)
 
     def _named(self, filenames: set[str]) -> set[str]:
         """Pick the files that a row names; by id where that is quick, else by looking at all."""

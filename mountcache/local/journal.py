@@ -126,7 +126,7 @@ class Journal:
             catalog.write_entry(
                 con, get_state(con, "gen"), row.row,
                 meta=None if op.kind == "del" else settled.meta,
-                version=settled.version, sha256=op.sha256, size=op.size, now=catalog.clock(),
+                version=settled.version, sha256=op.sha256, size=op.size,
                 asked=True, masked=masked,
                 mask_entry=row.mask_entry,
             )  # fmt: skip

@@ -141,7 +141,6 @@ class _Loading:
     def __init__(self, catalog: Catalog, con: sqlite3.Connection) -> None:
         self._catalog = catalog
         self._con = con
-        self._started = catalog.clock()
         for table, columns in _TEMPORARY.items():
             con.execute(f"DROP TABLE IF EXISTS temp.{table}")
             con.execute(f"CREATE TEMP TABLE {table} ({columns}) WITHOUT ROWID")
@@ -151,6 +150,9 @@ class _Loading:
             if get_state(writing, "loading"):
                 _undo_unfinished(writing, self._gen)
             set_state(writing, "loading", 1)
+            # What is learned from now on is later than this index.
+            self._load: int = get_state(writing, "loads") + 1
+            set_state(writing, "loads", self._load)
         self._visible = VISIBLE.format(gen=self._gen)
 
     def take_in(self, reading: IndexReading, prefix: str) -> None:
@@ -200,15 +202,15 @@ class _Loading:
             con.execute(
                 f"""
                 INSERT INTO upstream (key, gen_from, present, meta, norm, entry, version, sha,
-                                      size, checked, seen)
-                SELECT i.key, :new, 1, i.meta, i.norm, i.meta, i.version, i.sha, i.size, :now,
+                                      size, learned, seen)
+                SELECT i.key, :new, 1, i.meta, i.norm, i.meta, i.version, i.sha, i.size, :load,
                        CASE WHEN u.key IS NOT NULL THEN {_SEEN_OF_U}
                             WHEN :complete THEN '{_SEEN_ABSENT}' END
                 FROM incoming i
                 LEFT JOIN upstream u ON u.key = i.key AND {self._visible}
                 WHERE i.key IN (SELECT key FROM changed)
                 """,
-                {"new": gen + 1, "now": self._started, "complete": self._complete},
+                {"new": gen + 1, "load": self._load, "complete": self._complete},
             )
             con.execute(
                 f"UPDATE upstream AS u SET gen_to = ? WHERE {self._visible} AND u.key IN"
@@ -256,14 +258,14 @@ class _Loading:
                 f"""
                 SELECT u.key FROM upstream u
                 WHERE u.key > ? AND u.gen_to IS NULL AND {self._visible}
-                  AND (u.present OR u.masked) AND u.checked < ?
+                  AND (u.present OR u.masked) AND u.learned < ?
                   AND (NOT u.masked OR u.mask_entry IS NOT NULL)
                   AND u.key NOT IN (SELECT key FROM loaded)
                   AND NOT EXISTS (SELECT 1 FROM withheld w
                                   WHERE substr(u.key, 1, length(w.key)) = w.key)
                 ORDER BY u.key LIMIT ?
                 """,
-                (after, self._started, PAGE),
+                (after, self._load, PAGE),
             ).fetchall()
             if not page:
                 return
@@ -272,11 +274,11 @@ class _Loading:
                 for key in page:
                     con.execute(
                         f"""
-                        INSERT INTO upstream (key, gen_from, present, meta, checked, seen)
+                        INSERT INTO upstream (key, gen_from, present, meta, learned, seen)
                         SELECT u.key, ?, 0, '{{}}', ?, {_SEEN_OF_U} FROM upstream u
                         WHERE u.key = ? AND {self._visible}
                         """,
-                        (self._gen + 1, self._started, *key),
+                        (self._gen + 1, self._load, *key),
                     )
                     con.execute(
                         f"UPDATE upstream AS u SET gen_to = ? WHERE u.key = ? AND {self._visible}",

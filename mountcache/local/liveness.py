@@ -200,15 +200,19 @@ class _Dead:
         return None
 
     def end(self) -> None:
-        """Forget the dead, now that they have left nothing behind."""
-        for token, descriptor in self._known.items():
+        """Give their locks back."""
+        for descriptor in self._known.values():
             if descriptor is not None and descriptor >= 0:
-                (self._directory / token).unlink(missing_ok=True)
                 os.close(descriptor)
 
 
 def collect(
-    directory: Path, mine: str, rooms: Iterable[str], named: Callable[[set[str]], set[str]]
+    directory: Path,
+    mine: str,
+    rooms: Iterable[str],
+    named: Callable[[set[str]], set[str]],
+    *,
+    anyway: bool = True,
 ) -> int:
     """Remove files of dead processes that no row names, then forget the dead.
 
@@ -222,20 +226,25 @@ def collect(
         Subdirectories to look through.
     named
         Picks, of some files, those that a row names; a dead process names no more of them.
+    anyway
+        False to look only if there is one that died since the last look.
 
     Returns
     -------
     int
         How many files were removed.
     """
+    left: set[str] = set()
     dead = _Dead(directory / "live", mine)
     try:
-        for token in os.listdir(directory / "live"):
-            _ = token in dead
-        left = {f"{room}/{name}" for room in rooms for name in _of_the(dead, directory / room)}
-        left -= named(left)
+        found = [token for token in os.listdir(directory / "live") if token in dead]
+        if found or anyway:
+            left = {f"{room}/{name}" for room in rooms for name in _of_the(dead, directory / room)}
+            left -= named(left)
         for filename in left:
             (directory / filename).unlink(missing_ok=True)
+        for token in found:
+            (directory / "live" / token).unlink(missing_ok=True)
     finally:
         dead.end()
     return len(left)

@@ -59,7 +59,7 @@ class MemoryContent(DatabaseContent):
         self._connection = sqlite3.connect(
             ":memory:", isolation_level=None, check_same_thread=False, factory=GuardedConnection
         )
-        self._connection.guard = self._turn
+        self._connection.guard, self._connection.where = self._turn, self.where
         self._connection.execute(_CACHE)
         self._token = self.incarnation = secrets.token_hex(16)
         self._counter = count()

@@ -150,7 +150,6 @@ class Entry:
     version: str | None
     sha256: str | None
     size: int | None
-    checked: float
     seen: Seen | None = None
     masked: bool = False
     """A push of ours that the polled index doesn't show yet."""

@@ -65,7 +65,7 @@ _COPY = [
     "boot",
     "seen",
 ]
-_ENTRY = ["present", "meta", "entry", "version", "sha", "size", "checked", "seen", "masked"]
+_ENTRY = ["present", "meta", "entry", "version", "sha", "size", "seen", "masked"]
 
 VISIBLE = "u.gen_from <= {gen} AND (u.gen_to IS NULL OR u.gen_to >= {gen})"
 """Which rows of ``upstream u`` the generation in force shows."""
@@ -127,7 +127,7 @@ def _copy_from(key: str, c: tuple[Any, ...]) -> Copy:
 
 
 def _entry_from(key: str, c: tuple[Any, ...]) -> Entry:
-    return Entry(*(key, bool(c[0]), *c[1:7], _seen_from(c[7]), bool(c[8])))
+    return Entry(*(key, bool(c[0]), *c[1:6], _seen_from(c[6]), bool(c[7])))
 
 
 def base_columns(base: BaseOf) -> tuple[Any, ...]:

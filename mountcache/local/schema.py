@@ -96,7 +96,7 @@ CREATE TABLE upstream (
     version TEXT,
     sha TEXT,
     size INTEGER,
-    checked REAL NOT NULL,
+    learned INTEGER NOT NULL,  -- how many loads of an index had begun by then
     seen TEXT,
     masked INTEGER NOT NULL DEFAULT 0,
     mask_entry TEXT,           -- what the index said when our push was sent
@@ -178,6 +178,7 @@ _STATE = {
     "index_size": 0,
     "index_doubted": None,
     "loading": None,
+    "loads": 0,
     "identity": None,
     "mount_point": None,
     "size_limit": None,
