@@ -205,7 +205,7 @@ class Overlay:
         if isinstance(answer, NotModified):
             self._confirm(copy, facts_of(answer), entry.entry, entry.meta)
             return None
-        with self._filled(row.key, answer, options, entry):
+        with self._filled(row, answer, options, entry):
             pass
         return self._catalog.row(row.key).copy
 
@@ -222,7 +222,7 @@ class Overlay:
                 f"{full!r} was replaced upstream before its data was read; read it again"
             )
         try:
-            return self._filled(row.key, value, options, entry)
+            return self._filled(row, value, options, entry)
         except IntegrityError as error:
             # What the index promised is in doubt: it may be the one that is out of date.
             self.refresh_index(options)
@@ -374,7 +374,7 @@ class Overlay:
 
     def _filled(
         self,
-        key: str,
+        row: Row,
         value: Value,
         options: Options,
         entry: Entry | None,
@@ -386,7 +386,7 @@ class Overlay:
         facts = facts_of(value)
 
         def begin() -> io.BufferedIOBase:
-            stream = fetch.fill(self._mount, key, value, promise, keep=options.fill, anew=anew)
+            stream = fetch.fill(self._mount, row, value, promise, keep=options.fill, anew=anew)
             try:
                 stream.peek(1)  # what stalls shows here, where a copy can still stand in
             except BaseException:
@@ -398,7 +398,7 @@ class Overlay:
         if entry is not None and self._versioned and facts.version is not None:
             # Whoever reads the data has seen more than the entry.
             seen = Seen(facts.version, facts.sha256, entry.meta, entry.entry)
-            self._catalog.hand_out(key, seen)
+            self._catalog.hand_out(row.key, seen)
         return stream
 
     def _range(
@@ -416,7 +416,7 @@ class Overlay:
         if not options.fill:
             return known.range(start, end)
         return self._remote.ask(
-            lambda: fetch.open_range(self._mount, row.key, known, start, end), options
+            lambda: fetch.open_range(self._mount, row, known, start, end), options
         )
 
     def _of_copy(self, copy: Copy, *, stale: bool = False, entry: Entry | None = None) -> Snapshot:
@@ -560,7 +560,7 @@ class _Upstream(Snapshot):
         facts = facts_of(value)
 
         def fill() -> io.BufferedIOBase:
-            return overlay._filled(row.key, value, options, None, anew=anew)
+            return overlay._filled(row, value, options, None, anew=anew)
 
         super().__init__(
             row.key,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mountcache import sync
-from mountcache.abc import NotModified
+from mountcache.abc import NotModified, Value
 from mountcache.errors import ConflictError, StoreFullError
 from mountcache.local.disk import DiskCacheStore
 from mountcache.local.memory import MemoryStore
@@ -188,6 +188,32 @@ def test_an_answer_that_comes_after_a_push_doesnt_bring_the_old_metadata_back(
     monkeypatch.setattr(origin, "revalidate", slowly)
     store.with_options(max_age=0).get("k")
     assert store.with_options(max_age=60).get_metadata("k") == {"state": "final"}
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_download_that_a_push_overtakes_isnt_kept(
+    store: MountedStore, origin: Origin, monkeypatch: pytest.MonkeyPatch, *, deleted: bool
+) -> None:
+    put(origin, "k", "old")
+    store.update_index()
+    get = origin.get
+
+    def slowly(key: str) -> Value:
+        answer = get(key)
+        monkeypatch.setattr(origin, "get", get)
+        if deleted:
+            store.delete("k")
+        else:
+            put(store, "k", "new")
+        assert store.push("k").outcome == "pushed"
+        return answer
+
+    monkeypatch.setattr(origin, "get", slowly)
+    assert store.get_data("k").read() == b"old"
+    later = store.with_options(max_age=60)
+    assert later.exists("k") is not deleted
+    if not deleted:
+        assert later.to_bytes("k") == b"new"
 
 
 def test_store_closes_though_another_process_keeps_it_locked(

@@ -22,7 +22,7 @@ from mountcache.errors import DirectoryError, StoreError
 from mountcache.jsonform import normal_value, parse, spelling
 from mountcache.local import schema, undo
 from mountcache.local.content import Content
-from mountcache.local.decide import seen_of_copy, seen_of_entry
+from mountcache.local.decide import is_outdated, seen_of_copy, seen_of_entry
 from mountcache.local.records import Clean, Copy, Edit, Entry, Op, Row, Seen
 from mountcache.local.rows import (
     EDIT_ROWS,
@@ -332,6 +332,9 @@ class Catalog:
     def keep(self, cleans: Sequence[Clean], *, asked: bool = True) -> None:
         """Keep verified downloads as clean copies, all in one commit.
 
+        One is left out if more is known by now than when it was asked for: a push of ours, or
+        another's download, has overtaken it.
+
         Parameters
         ----------
         cleans
@@ -347,6 +350,8 @@ class Catalog:
             used = self._write_uses(con, now)
             for clean in cleans:
                 row = self.row(clean.key, con)
+                if clean.over is not None and is_outdated(clean, clean.over, row):
+                    continue
                 new = self._adopt(con, clean)
                 self.write_copy(con, row, clean, new, now, used, asked=asked)
                 known = row.entry

@@ -18,6 +18,7 @@ from mountcache.local.records import (
     NO_BASE,
     UNKNOWN_BASE,
     BaseOf,
+    Clean,
     Copy,
     EditKind,
     Entry,
@@ -33,6 +34,7 @@ __all__ = [
     "base_of_seen",
     "copy_version",
     "hides_nothing",
+    "is_outdated",
     "merged_meta",
     "same_token",
     "stage_delete",
@@ -112,6 +114,26 @@ def seen_of_entry(entry: Entry) -> Seen:
     if not entry.present:
         return Seen(ABSENT)
     return Seen(entry.version, entry.sha256, entry.meta, entry.entry)
+
+
+def is_outdated(clean: Clean, before: Row, now: Row) -> bool:
+    """Return whether a download was overtaken: something else is known since it was asked for.
+
+    Parameters
+    ----------
+    before, now
+        What was known of the key then, and is now.
+    """
+    copy, entry = now.copy, now.entry
+    if copy is not None and (before.copy is None or before.copy.content != copy.content):
+        return True
+    if entry is None or (before.entry is not None and _told(entry) == _told(before.entry)):
+        return False
+    return _told(entry) != (True, clean.version, clean.meta)
+
+
+def _told(entry: Entry) -> tuple[bool, str | None, str]:
+    return entry.present, entry.version, entry.meta
 
 
 def copy_version(copy: Copy) -> str:

@@ -186,6 +186,8 @@ class Clean:
     modified: float | None = None
     entry: str | None = None
     """The index entry that was current when the bytes were asked for."""
+    over: Row | None = None
+    """What was known of the key before they were: of what is known since, they are no part."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from mountcache.errors import ChangedWhileReadingError
 from mountcache.local import partial as partials
 from mountcache.local.content import Spool, full
 from mountcache.local.partial import BLOCK
-from mountcache.local.records import Clean
+from mountcache.local.records import Clean, Row
 from mountcache.sync.download import Download, join
 from mountcache.sync.keeping import NOT_KEPT, Single, kept, make_room
 from mountcache.sync.mount import Mount
@@ -30,7 +30,7 @@ _TRIES = 3
 
 def fill(
     mount: Mount,
-    key: str,
+    row: Row,
     value: Value,
     promise: Promise,
     *,
@@ -44,8 +44,8 @@ def fill(
     ----------
     mount
         The two ends.
-    key
-        The catalog's name of the key.
+    row
+        What was known of the key before upstream was asked.
     value
         What upstream shows, its download begun or not.
     promise
@@ -64,7 +64,7 @@ def fill(
     ChangedWhileReadingError
         If upstream has replaced the value; the stream raises it too.
     """
-    source = Source(mount, key, value, promise)
+    source = Source(mount, row, value, promise)
     for left in reversed(range(_TRIES if anew else 1)):
         try:
             return _opened(source, asked=asked, keep=keep)
@@ -88,7 +88,7 @@ def _opened(source: Source, *, asked: bool, keep: bool) -> io.BufferedReader:
 
 
 def open_range(
-    mount: Mount, key: str, value: Value, start: int, end: int | None
+    mount: Mount, row: Row, value: Value, start: int, end: int | None
 ) -> io.BufferedIOBase:
     """Return a stream of a part of upstream's data.
 
@@ -99,15 +99,15 @@ def open_range(
     ----------
     mount
         The two ends.
-    key
-        The catalog's name of the key.
+    row
+        What was known of the key before upstream was asked.
     value
         What upstream shows.
     start, end
         The part: from `start` up to but not with `end`; None, or past the end, is the end.
     """
-    entry = mount.catalog.row(key).entry
-    source = Source(mount, key, value, promise_for(mount, entry))
+    entry = mount.catalog.row(row.key).entry
+    source = Source(mount, row, value, promise_for(mount, entry))
     source.check_index()
     size = source.size
     body: Body | None = None
@@ -241,6 +241,7 @@ def whole(source: Source) -> tuple[bytes, Clean | None]:
             return data, Clean(
                 source.key, spool, digests.sha256, size, source.meta(), facts.version,
                 facts.validators or "", facts.lifetime, facts.modified, source.promise.entry,
+                source.row,
             )  # fmt: skip
     except BaseException:
         spool.discard()

@@ -68,7 +68,6 @@ class Keeping:
         self._asked = asked
         self._meta = source.meta()
         self._begun = time.monotonic()
-        self._before = self._copy_now()
         self.digests = self._fresh_digests()
 
     def _fresh_digests(self) -> Digests:
@@ -98,17 +97,8 @@ class Keeping:
         if self._asked:
             self._source.hand_out(digests.sha256)
         # Who only follows another process leaves that to it.
-        if partial.lock() and not self._has_moved_on():
+        if partial.lock():
             self._keep(partial, size, digests.sha256)
-
-    def _copy_now(self) -> tuple[str, str | None] | None:
-        copy = self._source.mount.catalog.row(self._source.key).copy
-        return None if copy is None else (copy.content, copy.version)
-
-    def _has_moved_on(self) -> bool:
-        """Whether a copy came meanwhile: it is of a later version, or of this one."""
-        now = self._copy_now()
-        return now is not None and now != self._before
 
     def _keep(self, partial: Partial, size: int, sha256: str) -> None:
         source, catalog = self._source, self._source.mount.catalog
@@ -121,7 +111,7 @@ class Keeping:
             body = partial.path or _spooled(catalog, partial, size)
             clean = Clean(
                 source.key, body, sha256, size, self._meta, facts.version,
-                facts.validators or "", lifetime, facts.modified, source.promise.entry,
+                facts.validators or "", lifetime, facts.modified, source.promise.entry, source.row,
             )  # fmt: skip
             catalog.keep([clean], asked=self._asked)
             partials.drop(catalog.content, source.key, name=partial.name)

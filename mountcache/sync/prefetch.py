@@ -157,11 +157,11 @@ def _one(mount: Mount, row: Row) -> _Came:
     promise = promise_for(mount, row.entry)
     try:
         value = begin(mount.backing, mount.full(row.key))
-        source = Source(mount, row.key, value, promise)
+        source = Source(mount, row, value, promise)
         if source.size is not None and source.size <= BLOCK:
             data, clean = whole(source)
             return _Came(row, len(data), clean, None if clean else _not_kept(mount, row))
-        with fill(mount, row.key, value, promise, asked=False) as stream:
+        with fill(mount, row, value, promise, asked=False) as stream:
             size = sum(len(chunk) for chunk in chunks(stream))
         copy = mount.catalog.row(row.key).copy
         return _Came(row, size, error=None if copy else _not_kept(mount, row))

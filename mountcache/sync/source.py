@@ -26,7 +26,7 @@ from mountcache.errors import (
 from mountcache.jsonform import normal_form, parse, spelling
 from mountcache.local import listing
 from mountcache.local.partial import BLOCK, Partial
-from mountcache.local.records import Seen
+from mountcache.local.records import Row, Seen
 from mountcache.sync.mount import Mount
 from mountcache.sync.promise import Promise
 
@@ -50,18 +50,19 @@ class Source:
     ----------
     mount
         The two ends.
-    key
-        The catalog's name of the key.
+    row
+        What was known of the key before upstream was asked.
     value
         What upstream shows, its download begun or not.
     promise
         What the index says that the bytes are.
     """
 
-    def __init__(self, mount: Mount, key: str, value: Value, promise: Promise) -> None:
+    def __init__(self, mount: Mount, row: Row, value: Value, promise: Promise) -> None:
         self.mount = mount
-        self.key = key
-        self.name = mount.full(key)
+        self.row = row
+        self.key = row.key
+        self.name = mount.full(row.key)
         self.promise = promise
         self.facts: Facts = facts_of(value)
         self._value = value
@@ -207,7 +208,7 @@ class Source:
 
     def anew(self) -> Source:
         """Return what upstream shows now; whether it is the same value is another matter."""
-        return Source(self.mount, self.key, begin(self.mount.backing, self.name), self.promise)
+        return Source(self.mount, self.row, begin(self.mount.backing, self.name), self.promise)
 
     def changed(self) -> ChangedWhileReadingError:
         """Return the error that tells of another version."""
