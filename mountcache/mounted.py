@@ -52,13 +52,13 @@ from mountcache.events import (
 from mountcache.jsonform import parse, spelling
 from mountcache.keys import check_key
 from mountcache.local import binding
-from mountcache.local.catalog import literal_prefix, matcher
 from mountcache.local.decide import merged_meta
 from mountcache.local.lending import lent
 from mountcache.local.mirror import Mirror, mirrored
-from mountcache.local.records import Edit, Row, StagedEdit
+from mountcache.local.records import UNKNOWN_BASE, Edit, Row, StagedEdit
 from mountcache.local.staging import Announce
 from mountcache.local.store import default_author
+from mountcache.local.view import literal_prefix, matcher
 from mountcache.locks import Lock
 from mountcache.overlay import Overlay
 from mountcache.sync.mount import Mount
@@ -585,7 +585,7 @@ class MountedStore(AbstractStore):
         meta = row.edit.meta if row.edit is not None else copy.meta
         return Edit(
             short, 0, "put", copy.content, copy.sha256, copy.size, meta, None,
-            binding.UNKNOWN_BASE, 0, None, self._author, 0.0, "",
+            UNKNOWN_BASE, 0, None, self._author, 0.0, "",
         )  # fmt: skip
 
     # -- the verbs of a mount ------------------------------------------------------------

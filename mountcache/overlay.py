@@ -31,11 +31,12 @@ from mountcache.errors import (
     StoreUnavailableError,
 )
 from mountcache.jsonform import content_version, parse, spelling
-from mountcache.local.catalog import HIT, HIT_INDEXED, matcher
+from mountcache.local.catalog import HIT, HIT_INDEXED
 from mountcache.local.decide import copy_version, seen_of_copy
 from mountcache.local.records import Copy, Edit, Entry, Row, Seen
 from mountcache.local.store import reread
 from mountcache.local.value import Snapshot
+from mountcache.local.view import matcher
 from mountcache.sync import fetch
 from mountcache.sync.mount import Mount
 from mountcache.sync.promise import promise_for, promise_of

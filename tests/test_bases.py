@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -214,6 +215,24 @@ def test_a_download_that_a_push_overtakes_isnt_kept(
     assert later.exists("k") is not deleted
     if not deleted:
         assert later.to_bytes("k") == b"new"
+
+
+def test_staged_bytes_are_synced_before_their_row_whatever_the_durability(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    with DiskCacheStore(directory, durability="normal") as local:
+        monkeypatch.setattr(os, "fsync", noted)
+        put(local, "k", b"large" * 20_000)
+        edit = local.catalog.row("k").edit
+        assert edit is not None
+        assert [Path(name).stem for name in synced][:1] == [edit.content]
 
 
 def test_store_closes_though_another_process_keeps_it_locked(

@@ -117,7 +117,7 @@ def test_finished_file_is_taken_over_by_rename(content: DatabaseContent, tmp_pat
         file = tmp_path / "partial file"
         file.write_bytes(data)
         with content.write() as con:
-            adopted = content.adopt_file(con, file, "", len(data), durable=True)
+            adopted = content.adopt_file(con, file, len(data))
         assert not file.exists()
         assert read(content, adopted) == data
 
@@ -129,7 +129,7 @@ def test_file_of_a_commit_that_failed_is_where_it_was(
         file = tmp_path / "partial file"
         file.write_bytes(data)
         with pytest.raises(ZeroDivisionError), content.write() as con:
-            content.adopt_file(con, file, "", len(data), durable=False)
+            content.adopt_file(con, file, len(data))
             raise ZeroDivisionError
         assert file.read_bytes() == data
 
@@ -138,7 +138,7 @@ def test_file_of_another_length_is_refused(disk: DiskContent, tmp_path: Path) ->
     file = tmp_path / "partial file"
     file.write_bytes(LARGE)
     with pytest.raises(IntegrityError, match="has 120000 bytes where 7"), disk.write() as con:
-        disk.adopt_file(con, file, "", 7, durable=False)
+        disk.adopt_file(con, file, 7)
 
 
 def test_spools_are_used_in_their_order(content: DatabaseContent) -> None:

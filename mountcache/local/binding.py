@@ -10,9 +10,8 @@ import sqlite3
 
 from mountcache.errors import DirectoryError
 from mountcache.local.catalog import Catalog, get_state, set_state
-from mountcache.local.records import UNKNOWN_BASE
 
-__all__ = ["UNKNOWN_BASE", "bind", "rebind"]
+__all__ = ["bind", "rebind"]
 
 _WEAKEN = """
 UPDATE {table} SET base_kind = CASE WHEN base_sha IS NULL THEN 'unknown' ELSE 'digest' END,

@@ -298,10 +298,6 @@ class Content(Protocol):
         """Whether nothing can be written."""
 
     @property
-    def durable(self) -> bool:
-        """Whether what is committed survives a power cut."""
-
-    @property
     def boot(self) -> str:
         """Names the run of this machine since it was started; "" if it can't be told."""
 
@@ -340,10 +336,11 @@ class Content(Protocol):
     def adopt(self, con: sqlite3.Connection, spool: Spool) -> str:
         """Name a finished spool inside a commit; return its id."""
 
-    def adopt_file(
-        self, con: sqlite3.Connection, path: Path, sha: str, size: int, durable: bool
-    ) -> str:
-        """Take over a finished file of the same file system inside a commit; return its id."""
+    def adopt_file(self, con: sqlite3.Connection, path: Path, size: int) -> str:
+        """Take over a finished file of the same file system inside a commit; return its id.
+
+        It isn't synced.
+        """
 
     def release(self, con: sqlite3.Connection, content_ids: Iterable[str]) -> None:
         """Let go of byte strings inside a commit, unless a row of the catalog names them.
@@ -386,7 +383,6 @@ class _Commit:
     taken: list[tuple[Path, Path]] = field(default_factory=list)
     """Files that were moved: to where, from where."""
     released: list[Path] = field(default_factory=list)
-    sync: list[str] = field(default_factory=list)
 
 
 class DatabaseContent(ABC):
@@ -399,7 +395,6 @@ class DatabaseContent(ABC):
     """
 
     readonly = False
-    durable = False
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -470,8 +465,6 @@ class DatabaseContent(ABC):
                 "parent's"
             )
         try:
-            for filename in commit.sync:
-                self._sync_directory(filename)
             commit.con.execute("COMMIT")
         except BaseException as error:
             # An interrupt may come when the commit is done already.
@@ -502,9 +495,6 @@ class DatabaseContent(ABC):
                 os.rename(there, here)
         finally:
             self._end_turn()
-
-    def _sync_directory(self, filename: str) -> None:
-        raise NotImplementedError
 
     # -- byte strings --------------------------------------------------------------------
 

@@ -129,7 +129,8 @@ def is_outdated(clean: Clean, before: Row, now: Row) -> bool:
         return True
     if entry is None or (before.entry is not None and _told(entry) == _told(before.entry)):
         return False
-    return _told(entry) != (True, clean.version, clean.meta)
+    versions = {entry.version, clean.version} - {None}
+    return not entry.present or entry.meta != clean.meta or len(versions) > 1
 
 
 def _told(entry: Entry) -> tuple[bool, str | None, str]:

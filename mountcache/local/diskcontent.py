@@ -63,7 +63,8 @@ class DiskContent(DatabaseContent):
     directory
         Made if it isn't there; ``~`` is the user's home.
     durability
-        "full": what is committed survives a power cut; "normal": it may lose the last moments.
+        "full": what is committed survives a power cut; "normal": it may lose the last moments,
+        and tears nothing.
     file_system
         Tells the type of the file system that a path is on.
 
@@ -84,7 +85,7 @@ class DiskContent(DatabaseContent):
             raise ValueError(f"durability is 'full' or 'normal', not {durability!r}")
         self.directory = Path(os.path.abspath(os.path.expanduser(directory)))
         super().__init__(str(self.directory))
-        self.durable = durability == "full"
+        self._durable = durability == "full"
         self.boot = _boot()
         self.incarnation = ""
         self.fresh_incarnation = False
@@ -234,7 +235,7 @@ class DiskContent(DatabaseContent):
                     f"the file system of {self.directory} can't share memory between processes, "
                     "which the database of a store needs; choose a directory on a local disk"
                 )
-            con.execute(f"PRAGMA synchronous = {2 if self.durable else 1}")
+            con.execute(f"PRAGMA synchronous = {2 if self._durable else 1}")
             con.execute("PRAGMA wal_autocheckpoint = 64")
             con.execute(f"PRAGMA journal_size_limit = {256 * 1024}")
         self._local.lease = _Lease(con, self._mode)
@@ -308,9 +309,7 @@ class DiskContent(DatabaseContent):
         """Return how much room there is, as `Files` asks."""
         return f"{self.free_bytes()} bytes are free on the disk of {self.directory}"
 
-    def adopt_file(
-        self, con: sqlite3.Connection, path: Path, sha: str, size: int, durable: bool
-    ) -> str:
+    def adopt_file(self, con: sqlite3.Connection, path: Path, size: int) -> str:
         commit = self._open_commit(con)
         content_id = self.new_id()
         if (found := path.stat().st_size) != size:
@@ -319,13 +318,8 @@ class DiskContent(DatabaseContent):
             self._insert(con, content_id, None, path.read_bytes(), size)
             commit.released.append(path)
             return content_id
-        if durable:
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
         filename = self.place(path, content_id)
         commit.taken.append((self.directory / filename, path))
-        if durable:
-            self.sync_directory(filename)
         self._insert(con, content_id, filename, b"", size)
         return content_id
 

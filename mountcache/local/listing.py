@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from mountcache.abc import IndexReading
 from mountcache.errors import IndexUnreadableError
-from mountcache.local.catalog import PAGE, Catalog, get_state, set_state
+from mountcache.local.catalog import Catalog, get_state, set_state
 from mountcache.local.rows import VISIBLE, norm_of
+from mountcache.local.view import PAGE
 
 __all__ = ["Change", "Known", "load", "note_index_checked", "note_index_outdated", "with_known"]
 

@@ -79,12 +79,10 @@ class MemoryContent(DatabaseContent):
     def shelf(self) -> None:
         return None
 
-    def adopt_file(
-        self, con: sqlite3.Connection, path: Path, sha: str, size: int, durable: bool
-    ) -> str:
+    def adopt_file(self, con: sqlite3.Connection, path: Path, size: int) -> str:
         spool = self.spool()
         spool.write(path.read_bytes())
-        spool.finish(durable)
+        spool.finish(False)
         self._open_commit(con).released.append(path)
         return self.adopt(con, spool)
 

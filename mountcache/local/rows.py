@@ -9,7 +9,7 @@ from mountcache.abc import ABSENT
 from mountcache.jsonform import normal_form, parse
 from mountcache.local.records import BaseOf, Copy, Edit, Entry, Op, Row, Seen
 
-__all__ = ["ROW", "VISIBLE", "base_columns", "norm_of", "row_from", "seen_text"]
+__all__ = ["ROW", "VISIBLE", "VISIBLE_NOW", "base_columns", "norm_of", "row_from", "seen_text"]
 
 _EDIT = [
     "seq",
@@ -75,7 +75,7 @@ def _columns(table: str, names: list[str]) -> str:
     return ", ".join(f"{table}.{name}" for name in names)
 
 
-_GEN = "(SELECT value FROM state WHERE name = 'gen')"
+VISIBLE_NOW = VISIBLE.format(gen="(SELECT value FROM state WHERE name = 'gen')")
 
 ROW = f"""
 SELECT k.key, {_columns("e", _EDIT)}, {_columns("o", _OP)}, {_columns("c", _COPY)},
@@ -84,7 +84,7 @@ FROM (SELECT ? AS key) k
 LEFT JOIN edit e ON e.key = k.key
 LEFT JOIN op o ON o.key = k.key
 LEFT JOIN copy c ON c.key = k.key
-LEFT JOIN upstream u ON u.key = k.key AND {VISIBLE.format(gen=_GEN)}
+LEFT JOIN upstream u ON u.key = k.key AND {VISIBLE_NOW}
 """
 """All that is known of one key; `row_from` reads its answer."""
 

@@ -34,7 +34,7 @@ from mountcache.events import (
     StoreUpdateEvent,
 )
 from mountcache.jsonform import parse
-from mountcache.local.catalog import Catalog, get_state, matcher, set_state
+from mountcache.local.catalog import Catalog, get_state, set_state
 from mountcache.local.content import Content, Shelf, Spool
 from mountcache.local.decide import (
     Draft,
@@ -47,11 +47,12 @@ from mountcache.local.decide import (
     stage_write,
     token_of,
 )
-from mountcache.local.records import ABSENT_BASE, NO_BASE, BaseOf, Edit, Row
+from mountcache.local.records import ABSENT_BASE, BaseOf, Edit, Row
 from mountcache.local.rows import base_columns, norm_of
 from mountcache.local.undo import Why
+from mountcache.local.view import matcher, view
 
-__all__ = ["Announce", "Staging"]
+__all__ = ["Announce", "Staging", "next_seq", "result_base"]
 
 _UPSERT_EDIT = """
 INSERT INTO edit (key, seq, norm, version, grp, partner, author, at, notes,
@@ -198,8 +199,8 @@ class Staging:
     def view(
         self, where: Mapping[str, Any], *, merged: bool, pattern: str | None = None
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Iterate by key over (key, metadata), as `Catalog.view`, with the transaction on top."""
-        rows = self.catalog.view(where, merged=merged, pattern=pattern)
+        """Iterate by key over (key, metadata), as `view` does, with the transaction on top."""
+        rows = view(self.catalog.content, where, merged=merged, pattern=pattern)
         transaction = self.current()
         if transaction is None:
             return ((key, parse(meta)) for key, meta in rows)
@@ -267,7 +268,8 @@ class Staging:
                 for chunk in chunks(data, buffer_size):
                     spool.write(chunk)
                     progress.step(spool.size)
-                spool.finish(self.catalog.content.durable)
+                # In any case: a row that outlives a power cut mustn't name torn bytes.
+                spool.finish(True)
             make = _write(announce, base, (spool.sha256, spool.size), meta, merge)
             pushed = self._change(key, announce, make, spool, op_id, depends=base is not None)
         except BaseException as error:
@@ -570,7 +572,7 @@ def _in_flight(key: str) -> PushInProgressError:
 
 def _empty(catalog: Catalog) -> Spool:
     spool = catalog.content.spool()
-    spool.finish(catalog.content.durable)
+    spool.finish(False)
     return spool
 
 
@@ -609,6 +611,3 @@ def result_base(kind: str, version: str | None, sha256: str | None, meta: str) -
     if version is None:
         return BaseOf("digest", None, sha256, meta)
     return BaseOf("version", version, sha256, meta)
-
-
-__all__ += ["NO_BASE", "next_seq", "result_base"]

@@ -34,7 +34,7 @@ from mountcache.errors import IntegrityError, StoreUnavailableError
 from mountcache.events import EventManager
 from mountcache.jsonform import parse, spelling
 from mountcache.keys import check_key
-from mountcache.local.catalog import PAGE, Catalog, matcher
+from mountcache.local.catalog import Catalog
 from mountcache.local.content import Content
 from mountcache.local.journal import Journal
 from mountcache.local.lending import lent
@@ -42,6 +42,7 @@ from mountcache.local.listing import with_known
 from mountcache.local.records import Edit, StoredRecord
 from mountcache.local.staging import Announce, Staging
 from mountcache.local.value import Snapshot
+from mountcache.local.view import PAGE, matcher
 from mountcache.locks import Lock
 
 __all__ = ["LocalStore", "default_author", "reread"]

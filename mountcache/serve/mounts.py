@@ -30,10 +30,10 @@ from mountcache.abc import (
 from mountcache.capabilities import Facts
 from mountcache.errors import ChangedWhileReadingError, ConflictError, StoreUnavailableError
 from mountcache.jsonform import content_version, normal_form, parse, spelling
-from mountcache.local.catalog import matcher
 from mountcache.local.listing import Known, with_known
 from mountcache.local.records import StoredRecord
 from mountcache.local.value import Snapshot
+from mountcache.local.view import matcher
 from mountcache.mounted import MountedStore
 
 __all__ = ["How", "ServedMount", "Shown", "told"]
