@@ -38,6 +38,9 @@ __all__ = [
 class StoreError(RuntimeError):
     """Something a store can't or won't do."""
 
+    maybe_applied: bool = False
+    """Whether this came of a write that may have been applied all the same, if only in part."""
+
     def __str__(self) -> str:
         # KeyError.__str__ would show the repr of the sentence.
         return RuntimeError.__str__(self)
@@ -83,14 +86,22 @@ class StoreUnavailableError(StoreError):
     answered
         True if a proxy answered that what lies behind it is out of reach: other keys may be
         there.
+    status
+        The HTTP status, or 0 where no answer came.
     """
 
     def __init__(
-        self, message: str, *, maybe_applied: bool = False, answered: bool = False
+        self,
+        message: str,
+        *,
+        maybe_applied: bool = False,
+        answered: bool = False,
+        status: int = 0,
     ) -> None:
         super().__init__(message)
         self.maybe_applied = maybe_applied
         self.answered = answered
+        self.status = status
 
 
 class IndexUnreadableError(StoreError):

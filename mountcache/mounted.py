@@ -7,7 +7,6 @@ say so. The backing store is read-only through the mount except for push.
 from __future__ import annotations
 
 import io
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -54,6 +53,7 @@ from mountcache.keys import check_key
 from mountcache.local import binding
 from mountcache.local.decide import merged_meta
 from mountcache.local.lending import lent
+from mountcache.local.listing import ALL_IS_HERE
 from mountcache.local.mirror import Mirror, mirrored
 from mountcache.local.records import UNKNOWN_BASE, Edit, Row, StagedEdit
 from mountcache.local.staging import Announce
@@ -69,8 +69,6 @@ from mountcache.sync.send import Sender
 from mountcache.sync.status import staged
 
 __all__ = ["MountedStore"]
-
-_logger = logging.getLogger("mountcache")
 
 
 class MountedStore(AbstractStore):
@@ -221,6 +219,10 @@ class MountedStore(AbstractStore):
         """Disconnect what `connect` connected."""
         super().disconnect()
         self._stop_polling.set()
+        if self.backing_store in self._connected_here:
+            # First: that ends a poll which is waiting for an answer.
+            self._connected_here.remove(self.backing_store)
+            self.backing_store.disconnect()
         if self._poller is not None:
             self._poller.join()
             self._poller = None
@@ -341,10 +343,10 @@ class MountedStore(AbstractStore):
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Iterate over (key, metadata) of the merged view; see `AbstractReadOnlyStore.query`.
 
-        While upstream is out of reach and what is mounted isn't known in full, what is known
-        comes first, then StoreUnavailableError; ``with_options(partial=True)`` leaves the error
-        out. Keys outside the mount point aren't kept here: without upstream they are left out,
-        unless the store is opened with ``offline="never"``.
+        While upstream is out of reach, what is known comes first, then StoreUnavailableError if
+        there may be more; ``with_options(partial=True)`` leaves the error out. Of keys outside the
+        mount point nothing is kept here but whether there were any: `glob` of those under it
+        needs no others.
         """
         names = None if select is None else list(select)
         return ((key, select_from(metadata, names)) for key, metadata in self._view(kwargs))
@@ -373,22 +375,27 @@ class MountedStore(AbstractStore):
     def _view(self, where: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         point = self.mount_point
         self._agree()
+        missing: StoreUnavailableError | None = None
         if point:
-            for key, metadata in self._beyond(where):
+            try:
+                theirs = self._remote.ask(
+                    lambda: list(self.backing_store.query(**where)), self._options
+                )
+            except StoreUnavailableError as error:
+                if self._options.offline == "never":
+                    raise
+                theirs, missing = [], error
+            for key, metadata in theirs:
                 if not key.startswith(point) or key == point:
                     yield key, metadata
         for key, metadata in self._overlay.view(where, self._options):
             yield point + key, metadata
-
-    def _beyond(self, where: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-        """Return upstream's answer, for the keys outside the mount point."""
-        try:
-            return self._remote.ask(lambda: list(self.backing_store.query(**where)), self._options)
-        except StoreUnavailableError as error:
-            if self._options.offline == "never":
-                raise
-            _logger.info("keys outside %r are left out: %s", self.mount_point, error)
-            return []
+        known = self.mount.catalog.state("complete") == ALL_IS_HERE
+        if missing is not None and not known and not self._options.partial:
+            raise StoreUnavailableError(
+                f"keys outside {point!r} aren't known here, and {missing}; glob({point + '*'!r}) "
+                "gives those under it, with_options(partial=True) what is known"
+            ) from missing
 
     # -- changing ------------------------------------------------------------------------
 

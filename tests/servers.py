@@ -627,6 +627,8 @@ class ForeignServer:
         something between two requests of one client.
     lost
         (method, part) of requests that are carried out, and answered by hanging up.
+    refused
+        The status by which requests of a (method, part) are refused.
     """
 
     def __init__(self, *, etags: bool = True, ndjson: bool = True, conditions: bool = True) -> None:
@@ -637,6 +639,7 @@ class ForeignServer:
         self.asked: list[Asked] = []
         self.before: Callable[[str, str, str], None] = lambda method, key, part: None
         self.lost: set[tuple[str, str]] = set()
+        self.refused: dict[tuple[str, str], int] = {}
         self._made = 0
         self._tags: dict[tuple[str, str], str] = {}
         outer = self
@@ -737,7 +740,9 @@ class _ForeignHandler(BaseHTTPRequestHandler):
                 key, part = head, tail
         outer = self.server_of
         outer.before(self.command, key, part)
-        if url.path == "/query":
+        if (self.command, part) in outer.refused:
+            answered = _Answered(outer.refused[self.command, part])
+        elif url.path == "/query":
             answered = self._query(url.query)
         elif self.command in ("GET", "HEAD"):
             answered = self._read(key, part)

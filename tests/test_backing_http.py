@@ -1205,6 +1205,25 @@ def test_no_proxy_is_obeyed(
     assert elsewhere.connections == 0
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("kind", ["plain", "digest", "session"])
+def test_no_proxy_of_the_environment_leads_to_this_machine(
+    scripted: ScriptedServer,
+    elsewhere: ScriptedServer,
+    monkeypatch: pytest.MonkeyPatch,
+    host: str,
+    kind: str,
+) -> None:
+    monkeypatch.setenv("http_proxy", elsewhere.url)
+    monkeypatch.setenv("all_proxy", elsewhere.url)
+    scripted.on("GET", "/a", A)
+    credentials = {"digest": HTTPDigestAuth("a", "b"), "session": requests.Session()}.get(kind)
+    with static(f"http://{host}:{scripted.port}/") as store:
+        store.connect(credentials)
+        assert store.to_bytes("a") == b"A"
+    assert elsewhere.connections == 0
+
+
 def test_proxy_that_is_down_makes_upstream_unreachable(
     refused: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

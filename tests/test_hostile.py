@@ -313,3 +313,19 @@ def test_any_answer_ends_an_outage(scripted: ScriptedServer, tmp_path: Path) -> 
             with pytest.raises((KeyError, StoreError)):
                 store.to_bytes(key)
             assert len(told) == number
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_disconnecting_waits_for_no_answer(
+    scripted: ScriptedServer, tmp_path: Path, alone: bool
+) -> None:
+    asked, never = threading.Event(), threading.Event()
+    scripted.on("GET", "/index.json", Reply(200, b"{}"), [asked.set, never])
+    backing = StaticURLStore(scripted.url, timeout=(5, 15), poll=0.05)
+    with backing if alone else mounted(backing, tmp_path) as store:
+        assert list(store.query_keys()) == []
+        assert asked.wait(10)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 10
+    assert not [each for each in threading.enumerate() if each.name.startswith("mountcache-")]
+    never.set()

@@ -29,7 +29,10 @@ KEYS = {f"runs/{number}.csv": (b"run %d" % number * 30, {"n": number}) for numbe
 class Place:
     """A mounted directory and the server behind it."""
 
-    def __init__(self, origin: Origin, directory: Path, layout: str) -> None:
+    def __init__(
+        self, repository: MemoryStore, origin: Origin, directory: Path, layout: str
+    ) -> None:
+        self.repository = repository
         self.origin = origin
         self.directory = directory
         self.layout = layout
@@ -50,7 +53,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
         for key, (data, metadata) in KEYS.items():
             repository.set(key, StringValue(data, metadata))
         with Origin(repository) as origin:
-            yield Place(origin, tmp_path / "here", request.param)
+            yield Place(repository, origin, tmp_path / "here", request.param)
 
 
 def before_the_train(place: Place) -> None:
@@ -195,6 +198,21 @@ def test_glob_under_the_mount_point_needs_nothing_beyond_it(place: Place) -> Non
         with pytest.raises(StoreUnavailableError):
             list(strict.glob("*.csv"))
         assert set(store.glob("*.csv")) == set(KEYS)
+
+
+def test_keys_outside_the_mount_point_arent_left_out_silently(place: Place) -> None:
+    with place.mount() as store:
+        place.repository.set("elsewhere", StringValue(b"", {}))
+        store.update_index()
+        assert set(store.query_keys()) == {"elsewhere", *KEYS}
+    place.origin.stop()
+    with place.mount() as store:
+        known = []
+        with pytest.raises(StoreUnavailableError, match=r"outside 'runs/' aren't known"):
+            known.extend(store.query_keys())
+        assert set(known) == set(KEYS)
+        assert set(store.with_options(partial=True).query_keys()) == set(KEYS)
+        assert set(store.glob("runs/*")) == set(KEYS)
 
 
 def test_file_that_is_left_by_an_error_stages_nothing(place: Place) -> None:

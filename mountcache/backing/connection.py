@@ -8,8 +8,11 @@ from __future__ import annotations
 import io
 import math
 import re
+import socket
 import time
 import zlib
+from contextlib import suppress
+from contextvars import ContextVar
 from http.client import BadStatusLine, HTTPException, HTTPResponse, RemoteDisconnected
 from typing import Any, Final, Protocol
 
@@ -23,7 +26,7 @@ from urllib3.response import HTTPResponse as Response
 from mountcache.deadline import end_of_call, within
 from mountcache.errors import IntegrityError, StoreError, StoreUnavailableError
 
-__all__ = ["DECODABLE", "Adapter", "Body", "DecodedBody", "HTTPBody"]
+__all__ = ["DECODABLE", "Adapter", "Body", "DecodedBody", "HTTPBody", "awaited"]
 
 _INTERIM: Final = 20
 """How many interim answers are read past."""
@@ -34,6 +37,10 @@ _BLOCK: Final = 131072
 _HARDLY: Final = 4096
 _LENGTH: Final = re.compile(r"\d{1,18}", re.ASCII)
 _EITHER: Final = zlib.MAX_WBITS | 32
+
+
+awaited: ContextVar[set[_Timed]] = ContextVar("mountcache_awaited", default=set())  # noqa: B039
+"""Where the answers are noted whose heads are waited for, so that a store can be closed."""
 
 
 class _Timed(io.RawIOBase):
@@ -64,6 +71,11 @@ class _Timed(io.RawIOBase):
     def go_on(self) -> None:
         """Let the body take its time."""
         self._until = None
+
+    def give_up(self) -> None:
+        """End the wait of another thread."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def readable(self) -> bool:
         return True
@@ -119,9 +131,12 @@ class _FinalResponse(HTTPResponse):
         stream = self.fp
         lines: Any = _Lines(stream)
         self.fp = lines
+        waiting = awaited.get()
+        waiting.add(self._timed)
         try:
             super().begin()
         finally:
+            waiting.discard(self._timed)
             if self.fp is lines:
                 self.fp = stream
             self._timed.go_on()

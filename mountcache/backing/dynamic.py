@@ -174,6 +174,7 @@ class DynamicURLStore(AbstractAuthorizingStore):
             a 401.
         """
         self._transport.open(self._user if credentials is None else credentials)
+        self._data.ours = None
         super().connect(credentials)
 
     def disconnect(self) -> None:
@@ -198,7 +199,7 @@ class DynamicURLStore(AbstractAuthorizingStore):
 
     def get(self, key: str) -> Value:
         headers = self._data.head(key)
-        if not self._data.ours:
+        if not is_ours(headers):
             return self._pairs.get(key, headers)
         return self._of(key, headers, None)
 
@@ -209,7 +210,7 @@ class DynamicURLStore(AbstractAuthorizingStore):
         return self._begun(key, self._data.ask("GET", key))
 
     def _begun(self, key: str, answer: Answer) -> Value:
-        if self._data.ours:
+        if is_ours(answer.headers):
             return self._of(key, answer.headers, answer)
         answer.body.close()
         return self._pairs.fetch(key)
@@ -254,7 +255,7 @@ class DynamicURLStore(AbstractAuthorizingStore):
         """Return the version that upstream shows now, `ABSENT`, or None if it names none."""
         try:
             headers = self._data.head(key)
-            if self._data.ours:
+            if is_ours(headers):
                 return self._data.facts(key, headers).version
             return self._pairs.get(key, headers).version
         except KeyError:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import requests
@@ -33,10 +33,10 @@ from urllib3.exceptions import (
 )
 
 from mountcache.abc import Readable
-from mountcache.backing.connection import DECODABLE, Body, DecodedBody, HTTPBody
+from mountcache.backing.connection import DECODABLE, Body, DecodedBody, HTTPBody, awaited
 from mountcache.backing.credentials import login_of, may_change
 from mountcache.backing.freshness import parse_date
-from mountcache.backing.session import OwnSession, plain_session
+from mountcache.backing.session import OwnSession, environment_proxies, plain_session
 from mountcache.backing.urls import PORTS, origin_of, shown, target_of
 from mountcache.backing.wire import is_ours
 from mountcache.deadline import end_of_call, within
@@ -224,6 +224,7 @@ class Transport:
         self._homes = frozenset(origin_of(url) for url in urls)
         self._lock = Lock()
         self._stopping = threading.Event()
+        self._awaited: set[Any] = set()
         self._credentials: object = None
         self._session: OwnSession | None = None
         self._stranger: requests.Session | None = None
@@ -251,8 +252,10 @@ class Transport:
         return self._credentials if isinstance(self._credentials, str) else None
 
     def close(self) -> None:
-        """Close all connections, and end what waits for a repeat."""
+        """Close all connections, and end what waits for an answer or a repeat."""
         self._stopping.set()
+        for answer in list(self._awaited):
+            answer.give_up()
         with self._lock:
             self._close_sessions()
 
@@ -406,6 +409,7 @@ class Transport:
         end = end_of_call()
         left = math.inf if end is None else max(0.01, end - time.monotonic())
         connect = min(connect, left)
+        awaited.set(self._awaited)
         fields = {"Accept-Encoding": "identity", "Accept": "*/*", **headers}
         sent = None if payload is None else _Sent(payload, what)
         own = self._own() if origin_of(url) in self._homes else None
@@ -425,6 +429,7 @@ class Transport:
                 raw = session.request(
                     method, url, data=sent or None, headers=fields, stream=True,
                     allow_redirects=False, timeout=(connect, min(read, left)),
+                    proxies=environment_proxies(url),
                 ).raw  # fmt: skip
         except (requests.RequestException, HTTPError, OSError) as error:
             if sent is not None and sent.failure is not None:
@@ -488,7 +493,9 @@ class Transport:
             case _ if _of_a_proxy(answer):
                 return StoreUnavailableError(text, maybe_applied=not reads, answered=True)
             case _ if (status >= 500 or status == 408) and status not in _NOT_OFFLINE:
-                return StoreUnavailableError(f"{text}; try again later", maybe_applied=not reads)
+                return StoreUnavailableError(
+                    f"{text}; try again later", maybe_applied=not reads, status=status
+                )
         return UpstreamError(text, status=status)
 
 

@@ -25,6 +25,7 @@ from mountcache.backing.http import Answer
 from mountcache.backing.resource import Data, RemoteValue, ask_again
 from mountcache.backing.wire import parse_object
 from mountcache.backing.writing import json_payload, opened, send
+from mountcache.errors import StoreError
 from mountcache.jsonform import normal_form
 
 __all__ = ["KeyMetadata", "Pairs"]
@@ -182,7 +183,11 @@ class Pairs:
         # condition on the metadata would be refused for the sake of our own write.
         alone = answer is None or (isinstance(base, str) and len(set(base.split(" "))) > 1)
         condition = self.condition(base, "metadata") if alone and base is not ABSENT else {}
-        other = self._put_metadata(key, value.metadata, base, op_id, condition)
+        try:
+            other = self._put_metadata(key, value.metadata, base, op_id, condition)
+        except StoreError as error:
+            error.maybe_applied = error.maybe_applied or answer is not None
+            raise
         if answer is None:
             return Pushed(None, enforced=False)
         version = _joined(strong_version(answer.headers), strong_version(other.headers))

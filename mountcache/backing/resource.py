@@ -15,9 +15,14 @@ from mountcache.backing.files import FileTransport
 from mountcache.backing.freshness import Validators, conditions, facts_from, facts_of_304
 from mountcache.backing.http import Answer, Transport
 from mountcache.backing.wire import is_ours
-from mountcache.errors import ChangedWhileReadingError, IntegrityError, UpstreamError
+from mountcache.errors import (
+    ChangedWhileReadingError,
+    IntegrityError,
+    StoreUnavailableError,
+    UpstreamError,
+)
 
-__all__ = ["Data", "RemoteValue", "ask_again"]
+__all__ = ["Data", "RemoteValue", "ask_again", "not_ours"]
 
 _GONE: Final = (404, 410)
 _PART: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
@@ -50,6 +55,15 @@ def ask_again(
         if None in tags or tags[0] == tags[1]:
             return answer
     return ask({}, (200,))
+
+
+def not_ours(what: str, *, maybe_applied: bool = False) -> StoreUnavailableError:
+    """Return the error of an answer that a server of ours can't have given."""
+    return StoreUnavailableError(
+        f"{what}: the answer isn't that of the mountcache server which was there before, but of a "
+        "proxy or log-in page; log in to the network, or connect again if the server was replaced",
+        maybe_applied=maybe_applied,
+    )
 
 
 class Data:
@@ -92,6 +106,9 @@ class Data:
             method, url or self.url_of(key), what or repr(key), headers=headers,
             accept=(*accept, *_GONE),
         )  # fmt: skip
+        if self.ours and not is_ours(answer.headers):
+            answer.body.close()
+            raise not_ours(what or repr(key))
         self.ours = is_ours(answer.headers)
         if answer.status in _GONE:
             answer.body.close()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import requests
 from requests.auth import HTTPBasicAuth
@@ -15,7 +17,9 @@ from mountcache.backing.connection import Adapter
 from mountcache.backing.credentials import Bearer, Login
 from mountcache.backing.urls import origin_of
 
-__all__ = ["OwnSession", "plain_session"]
+__all__ = ["OwnSession", "environment_proxies", "plain_session"]
+
+_LOOPBACK: Final = re.compile(r"(.*\.)?localhost|127(\.\d+){3}|::1")
 
 
 class OwnSession:
@@ -62,7 +66,8 @@ class OwnSession:
         if self.login.session is not None and not self._is_plain(url):
             return None
         if origin not in self._pools:
-            settings: Any = session.merge_environment_settings(url, {}, None, None, None)
+            proxies = environment_proxies(url)
+            settings: Any = session.merge_environment_settings(url, proxies, None, None, None)
             adapter = session.get_adapter(url)
             pool = None
             if isinstance(adapter, Adapter) and not select_proxy(url, settings["proxies"]):
@@ -93,6 +98,14 @@ class OwnSession:
             asked = requests.Request("GET", "http://h/", auth=auth).prepare()
             given["Authorization"] = asked.headers["Authorization"]
         return {**given, **fields}
+
+
+def environment_proxies(url: str) -> dict[str, str]:
+    """Return what a request is given as its proxies: what leads to this machine goes past those
+    of the environment, as in browsers.
+    """
+    host = urlsplit(url).hostname or ""
+    return {"no_proxy": host} if _LOOPBACK.fullmatch(host) else {}
 
 
 def _is_header(auth: object) -> bool:

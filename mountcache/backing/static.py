@@ -169,15 +169,16 @@ class StaticURLStore(AbstractReadOnlyStore):
             these when called, which is asked again after a 401.
         """
         self._transport.open(self._user if credentials is None else credentials)
+        self._data.ours = None
         self._stop.clear()
         super().connect(credentials)
 
     def disconnect(self) -> None:
         self._stop.set()
+        self._transport.close()
         thread, self._polling = self._polling, None
         if thread is not None and thread is not threading.current_thread():
             thread.join()
-        self._transport.close()
         self._index = self._index_validators = None
         super().disconnect()
 
@@ -236,6 +237,9 @@ class StaticURLStore(AbstractReadOnlyStore):
         if is_ours(headers) and "Mountcache-Metadata-Length" in headers:
             url = f"{self._root}keys/{quote_key(key)}/metadata"
             answer = self._data.ask("GET", key, url=url)
+            if answer.headers.get("ETag") != headers.get("ETag"):
+                answer.body.close()
+                raise self._data.changed(key)
             return parse_object(answer.read(_LONGEST_METADATA), f"the metadata of {key!r}")
         return self._told(key)
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import io
 import uuid
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from mountcache.abc import ABSENT, Base, Pushed, Readable, Value
+from mountcache.abc import ABSENT, Base, Pushed, Readable, Value, facts_of
 from mountcache.backing.files import FileTransport
-from mountcache.backing.freshness import Validators
+from mountcache.backing.freshness import strong_version, validators_from
 from mountcache.backing.http import Answer, Payload, Transport
+from mountcache.backing.resource import not_ours
 from mountcache.backing.wire import LONGEST_HEADER, encode_metadata, is_ours, parse_object
 from mountcache.errors import ConflictError, IntegrityError, StoreError, UpstreamError
 from mountcache.jsonform import spelling
@@ -135,6 +137,8 @@ class Writer:
             return self.set_metadata_if(key, value.metadata, base, op_id)
         payload = opened(value, key)
         headers = {"Content-Type": "application/octet-stream"}
+        if (sha256 := facts_of(value).sha256) is not None:
+            headers["Repr-Digest"] = f"sha-256=:{b64encode(bytes.fromhex(sha256)).decode()}:"
         if "metadata" in parts:
             text = spelling(value.metadata)
             header = encode_metadata(text)
@@ -170,12 +174,13 @@ class Writer:
             self._transport, method, url, key, base, condition=condition(base), payload=payload,
             headers={"Idempotency-Key": op_id, **headers}, repeatable=True,
         )  # fmt: skip
-        etag = answer.headers.get("ETag", "")
-        version = etag.strip('"') if method != "DELETE" and etag else None
+        if not is_ours(answer.headers):
+            raise not_ours(repr(key), maybe_applied=True)
+        version = None if method == "DELETE" else strong_version(answer.headers)
         return Pushed(
             version,
-            enforced=base is not None and is_ours(answer.headers),
-            validators="" if version is None else Validators(etag, strong=True).dump(),
+            enforced=base is not None,
+            validators="" if version is None else validators_from(answer.headers).dump(),
             replayed=answer.headers.get("Idempotency-Replayed") == "true",
         )
 

@@ -19,9 +19,20 @@ from mountcache.local.catalog import Catalog, get_state, set_state
 from mountcache.local.rows import VISIBLE, norm_of
 from mountcache.local.view import PAGE
 
-__all__ = ["Change", "Known", "load", "note_index_checked", "note_index_outdated", "with_known"]
+__all__ = [
+    "ALL_IS_HERE",
+    "Change",
+    "Known",
+    "load",
+    "note_index_checked",
+    "note_index_outdated",
+    "with_known",
+]
 
 _logger = logging.getLogger("mountcache")
+
+ALL_IS_HERE = 2
+"""What "complete" is once an index had no key outside the mount point."""
 
 _BATCH = 20_000
 _CHECKPOINT_WHILE_LOADING = 20_000
@@ -142,6 +153,7 @@ class _Loading:
     def __init__(self, catalog: Catalog, con: sqlite3.Connection) -> None:
         self._catalog = catalog
         self._con = con
+        self._beyond = False
         for table, columns in _TEMPORARY.items():
             con.execute(f"DROP TABLE IF EXISTS temp.{table}")
             con.execute(f"CREATE TEMP TABLE {table} ({columns}) WITHOUT ROWID")
@@ -157,12 +169,7 @@ class _Loading:
         self._visible = VISIBLE.format(gen=self._gen)
 
     def take_in(self, reading: IndexReading, prefix: str) -> None:
-        skip = len(prefix)
-        entries = (
-            (key[skip:], meta, norm_of(meta), version, size, sha)
-            for key, meta, version, size, sha in reading.entries
-            if key.startswith(prefix) and len(key) > skip
-        )
+        entries = self._under(prefix, reading)
         while batch := list(islice(entries, _BATCH)):
             self._take_batch(batch)
 
@@ -174,6 +181,14 @@ class _Loading:
             if each.startswith(prefix) or prefix.startswith(each)
         ]
         self._con.executemany("INSERT OR IGNORE INTO withheld VALUES (?)", known)
+
+    def _under(self, prefix: str, reading: IndexReading) -> Iterator[_Incoming]:
+        skip = len(prefix)
+        for key, meta, version, size, sha in reading.entries:
+            if key.startswith(prefix) and len(key) > skip:
+                yield key[skip:], meta, norm_of(meta), version, size, sha
+            else:
+                self._beyond = True
 
     def _take_batch(self, batch: list[_Incoming]) -> None:
         gen = self._gen
@@ -239,7 +254,7 @@ class _Loading:
                 )
                 return False, False
             set_state(con, "gen", self._gen + 1)
-            set_state(con, "complete", 1)
+            set_state(con, "complete", 1 if self._beyond else ALL_IS_HERE)
             set_state(con, "index_checked", self._catalog.clock())
             set_state(con, "index_validators", validators)
             set_state(con, "index_size", size)

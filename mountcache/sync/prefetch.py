@@ -21,6 +21,7 @@ from mountcache.local.records import Clean, Row
 from mountcache.sync.fetch import discard, fill, whole
 from mountcache.sync.mount import Mount, Mounted
 from mountcache.sync.promise import promise_for, promise_of
+from mountcache.sync.remote import Patience
 from mountcache.sync.source import Source, begin
 
 __all__ = ["PrefetchReport", "prefetch"]
@@ -138,11 +139,12 @@ def _all(mount: Mount, rows: Sequence[Row], workers: int) -> Iterator[_Came]:
     """Iterate over what becomes of the keys, in the order in which they come."""
     todo = iter(rows)
     coming: set[Future[_Came]] = set()
+    patience = Patience(workers)
     with ThreadPoolExecutor(workers, "mountcache-prefetch") as pool:
         try:
             while True:
                 room = workers * _AHEAD - len(coming)
-                coming |= {pool.submit(_one, mount, row) for row in islice(todo, room)}
+                coming |= {pool.submit(_one, mount, row, patience) for row in islice(todo, room)}
                 if not coming:
                     return
                 here, coming = wait(coming, return_when=FIRST_COMPLETED)
@@ -152,7 +154,14 @@ def _all(mount: Mount, rows: Sequence[Row], workers: int) -> Iterator[_Came]:
                 future.cancel()
 
 
-def _one(mount: Mount, row: Row) -> _Came:
+def _one(mount: Mount, row: Row, patience: Patience) -> _Came:
+    """Fetch one key, if it is of any use to ask for it."""
+    came = _Came(row, error=patience.lost) if patience.lost else _fetched(mount, row)
+    patience.note(came.error)
+    return came
+
+
+def _fetched(mount: Mount, row: Row) -> _Came:
     """Fetch one key: a small value to be kept by the caller, a large one kept as it comes."""
     promise = promise_for(mount, row.entry)
     try:

@@ -21,11 +21,13 @@ from mountcache.errors import (
     ReadOnlyStoreError,
     StoreError,
     StoreUnavailableError,
+    UpstreamError,
 )
 from mountcache.events import StoreConflictEvent, StorePushEvent
 from mountcache.local.decide import merged_meta
 from mountcache.local.records import Edit
 from mountcache.sync.mount import Mount, Mounted
+from mountcache.sync.remote import Patience
 from mountcache.sync.report import POLICIES, Policy, PushReport, PushResult
 from mountcache.sync.send import Sender
 
@@ -132,13 +134,12 @@ def push_mount(
     )
     with mount.journal.pushing():
         mount.journal.abandon_dead()
-        settled = _settle_unknown(mount, sender, keys)
         edits = _chosen(mount, keys)
         refused = _brake(mount, edits, max_delete) if keys is None or max_delete is not None else []
         edits = [edit for edit in edits if edit not in refused]
         results = [_refusal(mount, edit, len(refused)) for edit in refused]
-        results += _unsent(mount, settled, keys or settled, edits + refused)
-        results += _Run(mount, sender, len(edits), progress).all(_groups(edits), workers)
+        results += _unsent(mount, keys or (), edits + refused)
+        results += _Run(mount, sender, len(edits), workers, progress).all(_groups(edits))
     return PushReport(tuple(sorted(results, key=lambda each: each.key)))
 
 
@@ -148,8 +149,8 @@ def _check_writable(mount: Mount) -> None:
         try:
             # Who enforces conditions can be written, though it may not have been known before.
             writable = not backing.info().get("readonly") or backing.enforces()
-        except StoreUnavailableError:
-            writable = True  # each key will say that nobody knows
+        except (StoreUnavailableError, AuthorizationError, UpstreamError):
+            writable = True  # each key will say why nobody knows
     else:
         writable = isinstance(backing, SupportsWrite) and not backing.info().get("readonly")
     if not writable:
@@ -169,33 +170,14 @@ def _named(mount: Mount, key: str) -> str:
     return short
 
 
-def _settle_unknown(mount: Mount, sender: Sender, keys: Sequence[str] | None) -> list[str]:
-    """Find out what became of requests that had no answer; return their keys."""
-    unknown = [
-        op
-        for op in mount.catalog.ops()
-        if op.state == "unknown" and (keys is None or op.key in keys)
-    ]
-    for op in unknown:
-        sender.settle(op)
-    return [op.key for op in unknown]
-
-
-def _unsent(
-    mount: Mount, settled: Sequence[str], keys: Sequence[str], edits: Sequence[Edit]
-) -> list[PushResult]:
-    """Return the results of keys for which there is nothing (left) to send."""
+def _unsent(mount: Mount, keys: Iterable[str], edits: Iterable[Edit]) -> list[PushResult]:
+    """Return the results of keys that were named though nothing is staged for them."""
     staged = {edit.key for edit in edits}
-    results = []
-    for key in dict.fromkeys(keys):
-        full = mount.full(key)
-        if key in staged:
-            continue
-        if key in settled:
-            results.append(PushResult(full, "pushed", "an earlier push of it had arrived"))
-        else:
-            results.append(PushResult(full, "already there", "nothing is staged for it"))
-    return results
+    return [
+        PushResult(mount.full(key), "already there", "nothing is staged for it")
+        for key in dict.fromkeys(keys)
+        if key not in staged
+    ]
 
 
 def _chosen(mount: Mount, keys: Sequence[str] | None) -> list[Edit]:
@@ -238,26 +220,31 @@ def _refusal(mount: Mount, edit: Edit, count: int) -> PushResult:
 class _Run:
     """One push: its workers, its progress, its results."""
 
-    def __init__(self, mount: Mount, sender: Sender, total: int, progress: Progress | None) -> None:
+    def __init__(
+        self, mount: Mount, sender: Sender, total: int, workers: int, progress: Progress | None
+    ) -> None:
         self._mount = mount
         self._sender = sender
         self._total = total
+        self._workers = workers
         self._progress = progress
         self._lock = threading.Lock()
         self._done = 0
         self._told = 0.0
-        self._blocked = threading.Event()
+        self._patience = Patience(workers)
+        self._rest: PushResult | None = None
+        """What becomes of the keys that aren't begun any more."""
 
-    def all(self, groups: Sequence[Sequence[Edit]], workers: int) -> list[PushResult]:
-        if len(groups) <= 1 or workers == 1:
+    def all(self, groups: Sequence[Sequence[Edit]]) -> list[PushResult]:
+        if len(groups) <= 1 or self._workers == 1:
             return [result for group in groups for result in self._group(group)]
-        with ThreadPoolExecutor(min(workers, len(groups)), "mountcache-push") as pool:
+        with ThreadPoolExecutor(min(self._workers, len(groups)), "mountcache-push") as pool:
             futures = [pool.submit(self._group, group) for group in groups]
             try:
                 return [result for future in futures for result in future.result()]
             except BaseException:
                 # The keys in flight are ended; the others aren't begun.
-                self._blocked.set()
+                self._rest = PushResult("", "skipped", "the push was stopped before this key")
                 for future in futures:
                     future.cancel()
                 raise
@@ -265,47 +252,61 @@ class _Run:
     def _group(self, edits: Sequence[Edit]) -> list[PushResult]:
         results: dict[str, PushResult] = {}
         for edit in sorted(edits, key=lambda each: (each.kind == "del", each.seq)):
-            result = self._one(edit, results)
-            results[edit.key] = result
+            key = self._mount.full(edit.key)
+            result = self._rest or self._waiting(edit, results) or self._one(edit)
+            results[edit.key] = result = replace(result, key=key)
             self._tell(result)
         return list(results.values())
 
-    def _one(self, edit: Edit, before: dict[str, PushResult]) -> PushResult:
-        key = self._mount.full(edit.key)
-        if self._blocked.is_set():
-            return PushResult(key, "skipped", "the push was stopped before this key")
-        if edit.kind == "del" and edit.partner is not None:
-            partner = before.get(edit.partner)
-            now = self._mount.catalog.row(edit.key).edit
-            if now is None and partner is not None:
-                return PushResult(
-                    key, "already there", "half of a rename that was discarded: not deleted"
-                )
-            waiting = None
-            if now is not None and now.partner is not None:
-                waiting = self._mount.catalog.row(now.partner).edit
-            if waiting is not None and waiting.kind != "del":
-                why = partner.message if partner is not None else "it isn't being pushed"
-                return PushResult(
-                    key,
-                    "skipped",
-                    f"half of a rename: not deleted, since {self._mount.full(waiting.key)!r} "
-                    f"isn't upstream yet ({why})",
-                )
+    def _waiting(self, edit: Edit, before: dict[str, PushResult]) -> PushResult | None:
+        """Return why a whiteout isn't sent, or not yet, if it is half of a rename."""
+        if edit.kind != "del" or edit.partner is None:
+            return None
+        catalog, partner = self._mount.catalog, before.get(edit.partner)
+        now = catalog.row(edit.key).edit
+        if now is None and partner is not None:
+            return PushResult(
+                "", "already there", "half of a rename that was discarded: not deleted"
+            )
+        if now is None or now.partner is None:
+            return None
+        waiting = catalog.row(now.partner).edit
+        if waiting is None or waiting.kind == "del":
+            return None
+        why = partner.message if partner is not None else "it isn't being pushed"
+        return PushResult(
+            "",
+            "skipped",
+            f"half of a rename: not deleted, since {self._mount.full(waiting.key)!r} "
+            f"isn't upstream yet ({why})",
+        )
+
+    def _one(self, edit: Edit) -> PushResult:
+        catalog = self._mount.catalog
         try:
+            op = catalog.row(edit.key).op
+            if op is not None and op.state == "unknown":
+                self._sender.settle(op)
+                left = catalog.row(edit.key).edit
+                if left is None:
+                    return PushResult("", "pushed", "an earlier push of it had arrived")
+                edit = left
             result = self._sender.send(edit)
         except ReadOnlyStoreError:
-            self._blocked.set()
+            self._rest = PushResult("", "skipped", "the push was stopped before this key")
             raise
         except AuthorizationError as error:
+            result = PushResult("", "blocked", str(error), error=error)
+            self._mount.journal.failed(edit, str(error))
             if error.status == 401:
-                self._blocked.set()
-            result = PushResult(key, "blocked", str(error), error=error)
-            self._mount.journal.failed(edit, str(error))
+                self._rest = PushResult("", "blocked", f"not sent: {error}", error=error)
         except (StoreError, OSError) as error:
-            result = PushResult(key, "failed", str(error), error=error)
+            result = PushResult("", "failed", str(error), error=error)
             self._mount.journal.failed(edit, str(error))
-        return replace(result, key=key)
+        self._patience.note(result.error)
+        if self._rest is None and (lost := self._patience.lost):
+            self._rest = PushResult("", "failed", f"not sent: {lost}", error=lost)
+        return result
 
     def _tell(self, result: PushResult) -> None:
         if result.conflict is not None and result.outcome == "conflict":

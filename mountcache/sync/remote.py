@@ -29,7 +29,7 @@ from mountcache.local import listing
 from mountcache.locks import Lock
 from mountcache.sync.mount import Mount
 
-__all__ = ["Offline", "Options", "Remote"]
+__all__ = ["Offline", "Options", "Patience", "Remote"]
 
 Offline = Literal["auto", "always", "never", "prefer"]
 OFFLINE = ("auto", "always", "never", "prefer")
@@ -57,6 +57,32 @@ _T = TypeVar("_T")
 
 _FIRST_PAUSE = 5.0
 _LONGEST_PAUSE = 300.0
+_IN_A_ROW = 3
+
+
+class Patience:
+    """Tells when to give up: each of many keys would wait for a time-out of its own.
+
+    Parameters
+    ----------
+    workers
+        How many keys are asked for at once.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.lost: StoreUnavailableError | None = None
+        """What the last of several keys met that all got no answer."""
+        self._most = max(workers, _IN_A_ROW)
+        self._in_a_row = 0
+        self._lock = threading.Lock()
+
+    def note(self, error: Exception | None) -> None:
+        """Note what a key met."""
+        unreached = isinstance(error, StoreUnavailableError) and not error.status
+        with self._lock:
+            self._in_a_row = self._in_a_row + 1 if unreached else 0
+            if self._in_a_row >= self._most and isinstance(error, StoreUnavailableError):
+                self.lost = error
 
 
 class Remote:

@@ -24,6 +24,7 @@ from mountcache.errors import (
     ChangedWhileReadingError,
     ConflictError,
     IntegrityError,
+    StoreError,
     StoreUnavailableError,
 )
 from mountcache.jsonform import parse
@@ -148,42 +149,39 @@ class Sender:
         key = mount.full(edit.key)
         if op is None:
             return PushResult(key, "skipped", "it was edited again, or is being pushed already")
+        pushed: Pushed | None = None
         try:
             pushed = self._request(op, expected, parts)
         except ConflictError:
-            # Perhaps our own write refused us: what upstream shows decides.
-            try:
-                theirs = look(mount, edit.key, digest=True)
-            except BaseException:
-                mount.journal.refused(op)
-                raise
-            mount.journal.refused(op)
-            return theirs
+            pass  # perhaps our own write refused us: what upstream shows decides
         except KeyError:
             pushed = Pushed(None, enforced=self._enforces)
-        except StoreUnavailableError as error:
-            if not error.maybe_applied:
-                mount.journal.refused(op, str(error))
-                return PushResult(key, "failed", str(error), error=error)
-            mount.journal.unknown(op)
-            return self._after_lost_reply(op, error)
-        except AuthorizationError:
-            mount.journal.refused(op)
-            raise
         except (FileNotFoundError, IntegrityError) as error:
             mount.journal.refused(op)
             return PushResult(
                 key, "failed", f"the staged bytes of {key!r} can't be read: {error}; set it again"
             )
-        except Exception:
-            # Upstream said no, in so many words: nothing was applied.
-            mount.journal.refused(op)
-            raise
+        except StoreError as error:
+            if not error.maybe_applied:
+                mount.journal.refused(op)
+                raise
+            mount.journal.unknown(op)
+            if isinstance(error, AuthorizationError):
+                raise
+            return self._after_lost_reply(op, error)
         except BaseException:
             # Interrupted in mid-request: the next push asks upstream what became of it.
             mount.journal.unknown(op)
             raise
-        return self._settle_pushed(op, pushed)
+        try:
+            if pushed is not None:
+                return self._settle_pushed(op, pushed)
+            theirs = look(mount, edit.key, digest=True)
+        except BaseException:
+            mount.journal.unknown(op)
+            raise
+        mount.journal.refused(op)
+        return theirs
 
     def _request(self, op: Op, expected: Base, parts: frozenset[str]) -> Pushed:
         backing, key = self.mount.backing, self.mount.full(op.key)
@@ -299,7 +297,7 @@ class Sender:
             version=theirs.version,
         )
 
-    def _after_lost_reply(self, op: Op, error: StoreUnavailableError) -> PushResult:
+    def _after_lost_reply(self, op: Op, error: StoreError) -> PushResult:
         key = self.mount.full(op.key)
         message = f"{error}; the next push asks upstream whether it arrived"
         self.mount.journal.failed_op(op, message)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -84,10 +83,7 @@ def run_demo(tell: Callable[[str], None]) -> bool:
     """
     walk = _Walk(tell)
     try:
-        with (
-            _without_proxies(),
-            tempfile.TemporaryDirectory(prefix="mountcache-demo-") as scratch,
-        ):
+        with tempfile.TemporaryDirectory(prefix="mountcache-demo-") as scratch:
             _walk_through(walk, Path(scratch))
         walk.check(not Path(scratch).exists(), "nothing was left behind")
     except _NotTrueError as error:
@@ -97,20 +93,6 @@ def run_demo(tell: Callable[[str], None]) -> bool:
         tell(f"   FAILED: {type(error).__name__}: {error}")
         return False
     return True
-
-
-@contextmanager
-def _without_proxies() -> Iterator[None]:
-    """Ask the server on loopback directly, whatever proxies the environment names."""
-    names = ("NO_PROXY", "no_proxy")
-    before = {name: os.environ[name] for name in names if name in os.environ}
-    os.environ.update(dict.fromkeys(names, "127.0.0.1"))
-    try:
-        yield
-    finally:
-        for name in names:
-            del os.environ[name]
-        os.environ.update(before)
 
 
 def _walk_through(walk: _Walk, scratch: Path) -> None:
