@@ -19,7 +19,7 @@ import pytest
 from mountcache.errors import DirectoryError
 from mountcache.local import cache, directory, schema
 from mountcache.local.disk import DiskCacheStore
-from mountcache.local.diskcontent import DiskContent
+from mountcache.local.diskcontent import DiskContent, Durability
 from tests.local_parts import LARGE, ROOT, Running, script
 
 
@@ -185,6 +185,17 @@ def test_durability_is_each_openers_own(store: Path) -> None:
         content.close()
     with pytest.raises(ValueError, match="'full' or 'normal', not 'some'"):
         DiskContent(store, durability="some")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("durability", ["full", "normal"])
+def test_store_is_made_with_either_durability(tmp_path: Path, durability: Durability) -> None:
+    with DiskCacheStore(tmp_path / "new", durability=durability) as store:
+        store.set("key", (io.BytesIO(LARGE), {"a": 1}))
+        con = store.catalog.content.connection()
+        wanted = 2 if durability == "full" else 1
+        assert con.execute("PRAGMA synchronous").fetchone() == (wanted,)
+    with DiskCacheStore(tmp_path / "new") as store:
+        assert store.to_bytes("key") == LARGE
 
 
 def test_store_that_was_killed_opens_as_ever(store: Path) -> None:

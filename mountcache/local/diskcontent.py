@@ -131,6 +131,8 @@ class DiskContent(DatabaseContent):
             places.make(path)
         con = self.connection()
         if not found.exists or not found.settled or found.moved:
+            # Made durably by all; diskcache would set it too, and can't inside a transaction.
+            con.execute(f"PRAGMA synchronous = {SETTINGS['sqlite_synchronous']}")
             con.execute("BEGIN IMMEDIATE")
             con.writer = threading.get_ident()
             try:
@@ -148,6 +150,7 @@ class DiskContent(DatabaseContent):
                 raise
             finally:
                 con.writer = None
+            self._set_durability(con)
         if not found.whole:
             path.chmod(0o700)
             places.fill(path)
@@ -235,12 +238,15 @@ class DiskContent(DatabaseContent):
                     f"the file system of {self.directory} can't share memory between processes, "
                     "which the database of a store needs; choose a directory on a local disk"
                 )
-            con.execute(f"PRAGMA synchronous = {2 if self._durable else 1}")
+            self._set_durability(con)
             con.execute("PRAGMA wal_autocheckpoint = 64")
             con.execute(f"PRAGMA journal_size_limit = {256 * 1024}")
         self._local.lease = _Lease(con, self._mode)
         self._local.connection = con
         return con
+
+    def _set_durability(self, con: GuardedConnection) -> None:
+        con.execute(f"PRAGMA synchronous = {2 if self._durable else 1}")
 
     def _begin_immediate(self, con: GuardedConnection, wait: float) -> None:
         hurried = wait < WAIT - 0.1 or wait > WAIT
