@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["push", "status"]
 
 _COLORS = {"A": "green", "M": "yellow", "m": "yellow", "D": "red"}
+_BESIDE = {"changed": "U", "gone": "X"}
 
 
 @click.command()
@@ -37,8 +38,9 @@ _COLORS = {"A": "green", "M": "yellow", "m": "yellow", "D": "red"}
 def status(ctx: click.Context, as_json: bool) -> None:
     """Show what is staged: asks nobody, works offline.
 
-    A is added, M modified, m modified in its metadata alone, D deleted. Ends with 0 if nothing
-    is staged, 1 if something is, 2 if the last push found a conflict in it.
+    A is added, M modified, m modified in its metadata alone, D deleted; U beside it: as far as
+    is known here upstream has changed since, X: the key is gone there. Ends with 0 if nothing is
+    staged, 1 if something is, 2 if the last push found a conflict in it.
     """
     from mountcache.sync import status as staged
 
@@ -73,8 +75,9 @@ def _tell(edit: StagedEdit) -> None:
     letter = _letter(edit)
     when = datetime.datetime.fromtimestamp(edit.when).astimezone().strftime("%Y-%m-%d %H:%M")
     size = "" if edit.what != "data" else f", {amount(edit.size)}"
+    beside = click.style(_BESIDE.get(edit.upstream, " "), fg="yellow")
     tell(
-        f"{click.style(letter, fg=_COLORS[letter])}  {one_line(edit.key)}  "
+        f"{click.style(letter, fg=_COLORS[letter])}{beside} {one_line(edit.key)}  "
         f"({one_line(edit.author)}, {when}{size})"
     )
     if edit.in_flight:
@@ -97,6 +100,7 @@ def _document(edit: StagedEdit) -> dict[str, Any]:
         "tries": edit.tries,
         "in_conflict": edit.in_conflict,
         "error": edit.error,
+        "upstream": edit.upstream,
     }
 
 

@@ -208,6 +208,8 @@ class StagedEdit:
     tries: int = 0
     error: str | None = None
     """Why its last push failed."""
+    upstream: Literal["same", "changed", "gone", "unknown"] = "unknown"
+    """What is known here of upstream, beside the base: a later push asks anew."""
 
     @property
     def in_conflict(self) -> bool:

@@ -16,7 +16,7 @@ from mountcache.abc import ABSENT, Base
 from mountcache.jsonform import normal_form, parse
 from mountcache.local.records import BaseOf, Edit, Op
 
-__all__ = ["Theirs", "Verdict", "judge", "merge_metadata"]
+__all__ = ["Theirs", "Verdict", "against_base", "judge", "merge_metadata"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def judge(mine: Edit | Op, theirs: Theirs, base: BaseOf | None = None) -> Verdic
             return Verdict.DONE
         if created:
             return Verdict.CONFLICT
-        return _of_delete(_against_base(theirs, base))
+        return _of_delete(against_base(theirs, base))
     if not theirs.present:
         return Verdict.SEND if created else Verdict.CONFLICT
     metadata = _metadata_part(mine, base, theirs, created=created)
@@ -115,7 +115,7 @@ def _of_delete(part: _Part) -> Verdict:
             return Verdict.CONFLICT
 
 
-def _against_base(theirs: Theirs, base: BaseOf) -> _Part:
+def against_base(theirs: Theirs, base: BaseOf) -> _Part:
     """Tell whether upstream has exactly the base."""
     if base.version is not None and theirs.version is not None:
         if base.version == theirs.version:
@@ -162,7 +162,7 @@ def _ours_and_more(
 
 def _data_part(mine: Edit | Op, base: BaseOf, theirs: Theirs, *, created: bool) -> _Part:
     if theirs.sha256 is None:
-        if not created and _against_base(theirs, base) == "base":
+        if not created and against_base(theirs, base) == "base":
             return "base"
         return "foreign" if created and _sizes_differ(mine, theirs) else "unsure"
     if theirs.sha256 == mine.sha256:
@@ -171,7 +171,7 @@ def _data_part(mine: Edit | Op, base: BaseOf, theirs: Theirs, *, created: bool) 
         return "foreign"
     if base.sha256 is not None:
         return "base" if theirs.sha256 == base.sha256 else "foreign"
-    return "base" if _against_base(theirs, base) == "base" else "foreign"
+    return "base" if against_base(theirs, base) == "base" else "foreign"
 
 
 def _sizes_differ(mine: Edit | Op, theirs: Theirs) -> bool:

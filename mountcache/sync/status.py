@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
-from mountcache.local.records import Edit, StagedEdit
+from mountcache.local.records import Edit, Row, StagedEdit
+from mountcache.sync.judge import Theirs, against_base
 from mountcache.sync.mount import Mount, Mounted
 
 __all__ = ["Status", "staged", "status"]
@@ -55,4 +57,22 @@ def _shown(mount: Mount, edit: Edit, *, in_flight: bool) -> StagedEdit:
         in_flight=in_flight,
         tries=edit.tries,
         error=edit.error,
+        upstream=_upstream(mount.catalog.row(edit.key), edit),
     )
+
+
+def _upstream(row: Row, edit: Edit) -> Literal["same", "changed", "gone", "unknown"]:
+    """Compare what is known of upstream with the base of an edit."""
+    entry, base = row.entry, edit.base
+    if base.kind == "op" or (entry is None and not row.complete):
+        return "unknown"
+    created = base.kind in ("none", "unknown", "absent")
+    if entry is None or not entry.present:
+        return "same" if created else "gone"
+    if created:
+        return "changed"
+    if base.entry is not None and base.entry == entry.entry:
+        return "same"
+    theirs = Theirs(True, entry.version, entry.meta, entry.sha256)
+    found = against_base(theirs, base)
+    return "same" if found == "base" else "unknown" if found == "unsure" else "changed"
