@@ -6,6 +6,8 @@ unless the test says otherwise.
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from mountcache.local.disk import DiskCacheStore
 from mountcache.local.memory import MemoryStore
 from mountcache.local.store import LocalStore
 from mountcache.mounted import MountedStore
+from tests.local_parts import script
+from tests.scripted import Indexed
 from tests.upstreams import Foreign, Origin, put
 
 Reopen = Callable[..., MountedStore]
@@ -51,6 +55,10 @@ def again(store: MountedStore, **options: Any) -> MountedStore:
 
 def staged(store: MountedStore) -> dict[str, tuple[str, str]]:
     return {edit.key: (edit.state, edit.base) for edit in store.staged()}
+
+
+def sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def pull(store: MountedStore, key: str) -> None:
@@ -120,6 +128,43 @@ def test_prefetch_unread_then_pull_then_set_is_a_conflict_too_many(
     put(store, "k", "mine")
     with pytest.raises(ConflictError):
         store.push("k")
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_read_pull_unseen_set_revert_set_push_is_a_conflict(
+    store: MountedStore, origin: Origin, restarted: bool
+) -> None:
+    put(origin, "k", "one")
+    version = store.get("k").version
+    assert store.to_bytes("k") == b"one"
+    put(origin, "k", "two")
+    pull(store, "k")
+    put(store, "k", "mine")
+    store.revert("k")
+    if restarted:
+        store = again(store)
+    put(store, "k", "mine again")
+    assert staged(store) == {"k": ("modified", version)}
+    with pytest.raises(ConflictError):
+        store.push("k")
+    assert origin.to_bytes("k") == b"two"
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_was_read_before_a_revert_counts_after_it(
+    store: MountedStore, origin: Origin, restarted: bool
+) -> None:
+    put(origin, "k", "one")
+    store.to_bytes("k")
+    put(origin, "k", "two")
+    pull(store, "k")
+    assert store.to_bytes("k") == b"two"
+    put(store, "k", "mine")
+    store.revert("k")
+    if restarted:
+        store = again(store)
+    put(store, "k", "mine again")
+    assert store.push("k").outcome == "pushed"
 
 
 def test_two_sets_in_a_row_are_one_edit_with_the_first_base(
@@ -453,6 +498,27 @@ def test_transaction_that_read_what_another_process_changed_commits_nothing(
     assert mine.to_bytes("k") == b"theirs"
 
 
+def test_transaction_that_read_what_a_process_of_its_own_changed_commits_nothing(
+    tmp_path: Path, origin: Origin
+) -> None:
+    put(origin, "k", "one")
+    with MountedStore("", DiskCacheStore(tmp_path / "cache"), origin) as mine:
+        with pytest.raises(ConflictError, match="'k' was changed here"), mine.transaction("both"):
+            assert mine.to_bytes("k") == b"one"
+            script(
+                """
+                import io, sys
+                from mountcache.local.disk import DiskCacheStore
+                with DiskCacheStore(sys.argv[1]) as store:
+                    store.set("k", (io.BytesIO(b"theirs"), {}))
+                """,
+                tmp_path / "cache",
+            )
+            put(mine, "other", "mine")
+        assert not mine.exists("other")
+        assert mine.to_bytes("k") == b"theirs"
+
+
 def test_transaction_whose_copy_was_evicted_commits(store: MountedStore, origin: Origin) -> None:
     put(origin, "k", "one")
     store.to_bytes("k")
@@ -516,7 +582,74 @@ def test_poll_leaves_edits_and_bases_alone_and_says_nothing_of_them(
         "dropped": ("modified", before["dropped"]),
         "added": ("added", "absent"),
     }
+    assert {edit.key: edit.upstream for edit in store.staged()} == {
+        "changed": "changed", "dropped": "gone", "added": "changed",
+    }  # fmt: skip
     assert {result.outcome for result in sync.push(store).results} == {"conflict"}
+
+
+@pytest.mark.parametrize("digests", [True, False])
+def test_status_compares_upstream_as_it_is_known_here_with_the_base(
+    local: LocalStore, digests: bool
+) -> None:
+    upstream = Indexed()
+    for key in ("same", "changed", "gone", "meta"):
+        upstream.put(key, key.encode(), **({"sha256": sha(key)} if digests else {}))
+        upstream.promise(key, **({"sha256": sha(key)} if digests else {"n": 1}))
+    store = MountedStore("", local, upstream)
+    for key in ("same", "changed", "gone"):
+        assert store.to_bytes(key) == key.encode()
+        put(store, key, "mine")
+    store.update_metadata("meta", {"n": 2})
+    put(store, "new", "mine")
+    assert {edit.upstream for edit in store.staged()} == {"same"}
+    upstream.put("changed", b"theirs")
+    upstream.promise("changed", **({"sha256": sha("theirs")} if digests else {"n": 2}))
+    del upstream.items["gone"]
+    store.update_index()
+    assert {edit.key: edit.upstream for edit in store.staged()} == {
+        "same": "same", "changed": "changed", "gone": "gone", "meta": "same", "new": "same",
+    }  # fmt: skip
+
+
+def test_status_of_what_nobody_asked_about_is_unknown(store: MountedStore) -> None:
+    put(store, "k", "mine")
+    (edit,) = store.staged()
+    assert edit.upstream == "unknown"
+
+
+def test_copy_of_the_directory_pushes_nothing_twice(tmp_path: Path, origin: Origin) -> None:
+    put(origin, "both", "one")
+    with MountedStore("", DiskCacheStore(tmp_path / "here"), origin) as store:
+        assert store.to_bytes("both") == b"one"
+        put(store, "both", "two")
+        put(store, "sent", "sent")
+        lose_reply(origin)
+        assert sync.push(store, ["sent"])["sent"].outcome == "failed"
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    for place in ("here", "there"):
+        with MountedStore("", DiskCacheStore(tmp_path / place), origin) as store:
+            assert sync.push(store).ok
+            assert staged(store) == {}
+            assert store.to_bytes("both") == b"two"
+            assert store.to_bytes("sent") == b"sent"
+    assert sorted(origin.writes) == [("set", "both"), ("set", "sent")]
+
+
+def test_push_of_a_copied_directory_leaves_what_was_built_on_the_first(
+    tmp_path: Path, origin: Origin
+) -> None:
+    put(origin, "k", "one")
+    with MountedStore("", DiskCacheStore(tmp_path / "here"), origin) as store:
+        assert store.to_bytes("k") == b"one"
+        put(store, "k", "two")
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    with MountedStore("", DiskCacheStore(tmp_path / "here"), origin) as store:
+        assert sync.push(store).ok
+    put(origin, "k", "built on two")
+    with MountedStore("", DiskCacheStore(tmp_path / "there"), origin) as store:
+        assert sync.push(store)["k"].outcome == "conflict"
+    assert origin.to_bytes("k") == b"built on two"
 
 
 def test_equal_content_on_both_sides_is_no_conflict(store: MountedStore, origin: Origin) -> None:

@@ -42,7 +42,10 @@ from mountcache.local.decide import (
     base_for,
     hides_nothing,
     merged_meta,
+    same_sight,
     same_token,
+    seen_of_copy,
+    seen_of_entry,
     stage_delete,
     stage_write,
     token_of,
@@ -478,8 +481,19 @@ class Staging:
         if row.edit is not None and row.edit.content not in (None, content):
             catalog.content.release(con, [str(row.edit.content)])
         if announce.mounted:
-            # The author has seen what is there now: a replacement nobody had asked for ends.
+            self._note_seen(con, row)
+
+    def _note_seen(self, con: sqlite3.Connection, row: Row) -> None:
+        """Note that what came unasked was read since, if it was: it is what the author has seen.
+
+        Else what the author had seen before stays, also for an edit after a revert of this one.
+        """
+        handed = self.catalog.handed(row.key)
+        if handed is None:
+            return
+        if row.copy is not None and same_sight(handed, seen_of_copy(row.copy)):
             con.execute("UPDATE copy SET seen = NULL WHERE key = ?", (row.key,))
+        if row.entry is not None and same_sight(handed, seen_of_entry(row.entry)):
             con.execute("UPDATE upstream SET seen = NULL WHERE key = ?", (row.key,))
 
     def _check_here(self, con: sqlite3.Connection, content: str, key: str) -> None:
@@ -507,10 +521,8 @@ class Staging:
 
     def _announce(self, transaction: _Transaction) -> None:
         """Make known what was committed."""
-        for key, staged in transaction.staged.items():
+        for staged in transaction.staged.values():
             announce = staged.announce
-            if announce.mounted:
-                self.catalog.forget_handed(key)
             event = _event(staged, announce)
             if event is not None:
                 announce.store.event_manager.emit(event)
