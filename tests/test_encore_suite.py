@@ -6,22 +6,32 @@ says why; such a test has to fail here, so that the table stays true.
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 import unittest
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import encore.events.api as encore_events
+import encore.storage.events as encore_store_events
+import pytest
+from encore.storage import abstract_store, dynamic_url_store, mounted_store, static_url_store
+from encore.storage.file_value import FileValue as EncoreFileValue
+from encore.storage.string_value import StringValue as EncoreStringValue
 from encore.storage.tests import (
     abstract_test,
     mounted_store_test,
 )
 
+from mountcache import abc, events
 from mountcache.abc import AbstractStore
+from mountcache.backing.dynamic import DynamicURLStore
+from mountcache.backing.static import StaticURLStore
 from mountcache.local.disk import DiskCacheStore
 from mountcache.local.memory import MemoryStore
 from mountcache.mounted import MountedStore
-from mountcache.values import StringValue
+from mountcache.values import FileValue, StringValue
 from tests.dictstore import DictStore
 
 _BYTES_ELSEWHERE = (
@@ -247,3 +257,77 @@ class TestMountedForeign(MountedTests):
 
 def test_table_of_differences_names_tests_of_encores() -> None:
     assert all(hasattr(mounted_store_test.MountedStoreTest, name) for name in DIFFERENT)
+
+
+# -- names and signatures --------------------------------------------------------------------
+
+SAME: tuple[tuple[type, type], ...] = (
+    (abstract_store.AbstractReadOnlyStore, abc.AbstractReadOnlyStore),
+    (abstract_store.AbstractStore, abc.AbstractStore),
+    (abstract_store.AbstractAuthorizingStore, abc.AbstractAuthorizingStore),
+    (abstract_store.Value, abc.Value),
+    (mounted_store.MountedStore, MountedStore),
+    (static_url_store.StaticURLStore, StaticURLStore),
+    (dynamic_url_store.DynamicURLStore, DynamicURLStore),
+    (EncoreStringValue, StringValue),
+    (EncoreFileValue, FileValue),
+    (encore_events.BaseEventManager, events.EventManager),
+)
+"""Classes of encore's, and ours of the same name."""
+
+OURS_ALONE = {
+    ("EventManager", "emit"): "`block=False` started a thread for each event",
+    ("DynamicURLStore", "__init__"): "`parts` may be left out: encore's are in force then",
+    ("StaticURLStore", "connect"): "handlers of urllib: sessions and proxies are those of requests",
+}
+"""Where a signature differs on purpose."""
+
+
+def _names(cls: type) -> list[str]:
+    return [
+        name
+        for name in dir(cls)
+        if name in ("__init__", "__enter__", "__exit__") or not name.startswith("_")
+    ]
+
+
+@pytest.mark.parametrize(("theirs", "ours"), SAME, ids=[ours.__name__ for _, ours in SAME])
+def test_what_encore_calls_can_be_called_so(theirs: type, ours: type) -> None:
+    for name in _names(theirs):
+        assert hasattr(ours, name), name
+        method = inspect.getattr_static(theirs, name)
+        if (
+            not inspect.isfunction(method)
+            or isinstance(inspect.getattr_static(ours, name), property)
+            or (ours.__name__, name) in OURS_ALONE
+        ):
+            continue
+        mine = inspect.signature(getattr(ours, name)).parameters
+        for position, (word, parameter) in enumerate(inspect.signature(method).parameters.items()):
+            if parameter.kind is parameter.VAR_KEYWORD:
+                assert any(each.kind is each.VAR_KEYWORD for each in mine.values()), name
+                continue
+            assert list(mine)[position] == word, (name, word)
+            if parameter.default is not parameter.empty:
+                assert mine[word].default == parameter.default, (name, word)
+        more = list(mine.values())[len(inspect.signature(method).parameters) :]
+        assert all(each.default is not each.empty or each.kind > 1 for each in more), name
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        name
+        for module in (encore_store_events, encore_events)
+        for name, cls in vars(module).items()
+        if inspect.isclass(cls)
+        and issubclass(cls, encore_events.BaseEvent)
+        and name != "HeartbeatEvent"
+    ),
+)
+def test_events_are_encores_tree(name: str) -> None:
+    theirs = getattr(encore_store_events, name, None) or getattr(encore_events, name)
+    ours = getattr(events, name)
+    above = [cls.__name__ for cls in theirs.__mro__ if issubclass(cls, encore_events.BaseEvent)]
+    assert [cls.__name__ for cls in ours.__mro__ if cls.__name__ in above] == above
+    assert getattr(ours, "action", None) == getattr(theirs, "action", getattr(ours, "action", None))
