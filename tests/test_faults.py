@@ -281,6 +281,28 @@ def test_damaged_copies_are_never_served(
             store.to_bytes("large")
 
 
+@pytest.mark.parametrize("online", [True, False])
+def test_copy_that_a_power_cut_tore_is_never_renamed_and_pushed(
+    store: MountedStore, origin: Origin, repository: MemoryStore, tmp_path: Path, online: bool
+) -> None:
+    assert sync.prefetch(store, "large").fetched == 1
+    file = copy_file(tmp_path / "here")
+    file.chmod(0o600)
+    file.write_bytes(LARGE[:MIB] + bytes(len(LARGE) - MIB))
+    reboot(store)
+    if online:
+        store.mv("large", "renamed")
+        assert sync.push(store).ok
+        assert repository.to_bytes("renamed") == LARGE
+        assert not repository.exists("large")
+    else:
+        origin.stop()
+        with pytest.raises(StoreUnavailableError):
+            store.mv("large", "renamed")
+        assert list(store.staged()) == []
+        assert repository.to_bytes("large") == LARGE
+
+
 # -- another upstream --------------------------------------------------------------------------
 
 

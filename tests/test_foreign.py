@@ -89,7 +89,11 @@ def test_metadata_alone_is_sent_alone(store: MountedStore, foreign: ForeignServe
     assert store.get_metadata("a") == {"n": 1}
     store.update_metadata("a", {"seen": True})
     foreign.put("a", b"theirs")
+    tag = foreign.tag("a", "metadata") if foreign.etags else None
     assert store.push("a").outcome == "pushed"
+    writes = [each for each in foreign.asked if each.method in ("PUT", "POST")]
+    assert [each.part for each in writes] == ["metadata"]
+    assert writes[0].headers.get("if-match") == (None if tag is None else f'"{tag}"')
     assert foreign.keys["a"]["data"] == b"theirs"
     assert foreign.metadata("a") == {"n": 1, "seen": True}
 

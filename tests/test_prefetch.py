@@ -19,6 +19,7 @@ from mountcache.local.memory import MemoryStore
 from mountcache.mounted import MountedStore
 from mountcache.serve import Origin
 from mountcache.values import StringValue
+from tests.scripted import MIB, Scripted, pattern
 
 LARGE = os.urandom(3_500_000)
 
@@ -133,6 +134,34 @@ def test_a_prefetch_takes_nothing_from_what_the_author_had_seen(
     store.set("runs/01", StringValue(b"mine", {}))
     (result,) = sync.push(store).results
     assert result.outcome == "conflict"
+
+
+def test_half_of_an_older_version_never_gets_into_a_newer_one(tmp_path: Path) -> None:
+    upstream = Scripted()
+    before, after = pattern(5 * MIB + 7, 1), pattern(5 * MIB + 7, 2)
+    upstream.put("large", before)
+
+    def cut(key: str, at: int) -> None:
+        if at >= 3 * MIB:
+            upstream.down = True
+            raise StoreUnavailableError("the connection broke")
+
+    upstream.giving = cut
+    local = DiskCacheStore(tmp_path / "here", min_free=0)
+    with MountedStore("", local, upstream) as store:
+        with pytest.raises(StoreUnavailableError):
+            sync.prefetch(store)
+        con = store.mount.catalog.content.connection()
+        assert con.execute("SELECT count(*) FROM partial").fetchone() == (1,)
+        upstream.giving = lambda key, at: None
+        upstream.down = False
+        upstream.put("large", after)
+        upstream.starts.clear()
+        assert sync.prefetch(store).fetched == 1
+        assert upstream.starts == [("large", 0)]
+        assert con.execute("SELECT count(*) FROM partial").fetchone() == (0,)
+        upstream.down = True
+        assert store.to_bytes("large") == after
 
 
 def test_inside_a_transaction_it_is_refused(store: MountedStore) -> None:
