@@ -30,7 +30,7 @@ from mountcache.testing import (
     StoreWriteTests,
 )
 from mountcache.values import StringValue
-from tests.ends import OnDisk
+from tests.ends import OnDisk, WholeStore
 from tests.servers import Nginx, nginx
 
 __all__ = ["nginx"]
@@ -266,7 +266,7 @@ class TestDynamic(ServedByUs, HTTPStore):
             yield store
 
 
-class TestMountedWholeOnDynamic(ServedByUs, OnDisk, StoreReadTests, StoreWriteTests):
+class TestMountedWholeOnDynamic(ServedByUs, OnDisk, WholeStore):
     """A mounted store is a store like any other, here with nothing upstream."""
 
     defers_conflicts = True
