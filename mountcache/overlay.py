@@ -140,14 +140,13 @@ class Overlay:
                 version=edit.version, size=edit.size, sha256=edit.sha256, modified=edit.at,
             )  # fmt: skip
         row = self._with_sound_copy(row)
-        stale = False
         copy = row.copy
         if copy is not None and not _is_base(copy, edit):
             copy = None
         if copy is not None:
             return Snapshot(
                 row.key, edit.meta, stream=self._catalog.open_copy(copy), version=edit.version,
-                size=copy.size, sha256=copy.sha256, modified=edit.at, stale=stale,
+                size=copy.size, sha256=copy.sha256, modified=edit.at,
             )  # fmt: skip
         size = row.entry.size if row.entry is not None else None
         return _Borrowed(self, row, edit, options, size)
