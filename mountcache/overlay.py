@@ -179,7 +179,8 @@ class Overlay:
             if not (promise_of(entry.entry).digest or asked_today or stale):
                 copy = self._reconfirmed(row, copy, entry, options) or copy
             return self._of_copy(copy, stale=stale, entry=entry)
-        if copy is not None and (stale or options.offline == "prefer"):
+        unasked = options.offline == "prefer" or self._remote.is_left_alone(options)
+        if copy is not None and (stale or unasked):
             return self._of_copy(copy, stale=True)
         self._catalog.hand_out_entry(entry)
 

@@ -113,7 +113,7 @@ def test_row_of_a_command_says_all_of_its_words_and_no_others(name: str) -> None
     parameters = [each for each in app.commands[name].params if each.name not in _EVERYWHERE]
     options = {each.opts[-1] for each in parameters if isinstance(each, click.Option)}
     shorts = {"-o": "--output", "-l": "--long"}
-    said = {shorts.get(each, each) for each in re.findall(r"(?<![\w-])--?[a-z-]+", row)}
+    said = {shorts.get(each, each) for each in re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", row)}
     assert said == options
     for each in parameters:
         if isinstance(each, click.Argument):

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import mountcache
 from mountcache import sync
 from mountcache.backing.crawl import Bounds
 from mountcache.backing.http import Answer
@@ -586,3 +588,50 @@ def test_store_that_is_not_told_of_put_can_only_be_read(
     with pytest.raises(ReadOnlyStoreError):
         sync.push(store)
     assert [each.key for each in store.staged()] == ["a"]
+
+
+def test_folder_with_a_page_of_its_own_takes_files_all_the_same(
+    dav: Nginx | Apache, files: Files, mount: Mount
+) -> None:
+    files.put("docs/index.html", b"<h1>Welcome</h1>")
+    store = mount(dav.url, write="put")
+    assert list(store.query_keys()) == []
+    store.set("docs/a", StringValue(b"mine"))
+    assert store.push("docs/a").outcome == "pushed"
+    assert (files.root / "docs" / "a").read_bytes() == b"mine"
+    store.update_index()
+    assert store.to_bytes("docs/a") == b"mine"
+
+
+def test_copy_whose_entry_has_changed_is_what_there_is_offline(
+    files: Files, nginx: Callable[..., Nginx], mount: Mount
+) -> None:
+    files.put("a", b"first")
+    server = nginx(files.root, config="autoindex on;")
+    store = mount(server.url)
+    assert store.to_bytes("a") == b"first"
+    files.put("a", b"second")
+    store.update_index()
+    value = store.with_options(offline="always").get("a")
+    with value.data as data:
+        assert (data.read(), value.stale, value.metadata["size"]) == (b"first", True, 5)
+    server.stop()
+    assert store.to_bytes("a") == b"first"
+    # From then on it is known that nobody can be asked.
+    assert store.get("a").stale
+
+
+def test_open_takes_the_layout(files: Files, nginx: Callable[..., Nginx], tmp_path: Path) -> None:
+    files.put("a b", b"first")
+    url = nginx(files.root, config="autoindex on;").url
+    with mountcache.open(url=url, layout="listing", dir=tmp_path / "here") as store:
+        assert store.to_bytes("a b") == b"first"
+        assert type(store.backing_store) is mountcache.ListingURLStore
+
+
+def test_store_can_be_pickled(files: Files) -> None:
+    files.put("a", b"first")
+    store = ListingURLStore(files.root.as_uri(), bounds=Bounds(depth=3))
+    with pickle.loads(pickle.dumps(store)) as again:
+        assert list(again.query_keys()) == ["a"]
+        assert again.to_bytes("a") == b"first"

@@ -18,7 +18,7 @@ from mountcache.backing.crawl import Bounds, Crawl
 from mountcache.backing.files import FileTransport
 from mountcache.backing.freshness import Validators, parse_date
 from mountcache.backing.http import Transport
-from mountcache.backing.pages import Item, items_of, precise_moment
+from mountcache.backing.pages import Item, NoListingError, items_of, precise_moment
 from mountcache.backing.resource import Data
 from mountcache.backing.static import StaticURLStore
 from mountcache.errors import (
@@ -157,8 +157,10 @@ class ListingURLStore(StaticURLStore):
         if not page or now - read > _TODAYS:
             try:
                 page = {each.name: each.metadata for each in self.names(prefix) if not each.folder}
-            except UpstreamError:
-                page = {}  # there is no such folder yet
+            except (UpstreamError, AuthorizationError, NoListingError):
+                page = {}  # there is no such folder yet, or it can't be listed
+            except IndexUnreadableError as error:
+                raise StoreUnavailableError(f"{key!r} can't be compared now: {error}") from error
             if len(self._pages) >= _PAGES:
                 self._pages.clear()
             self._pages[prefix] = (now, page)

@@ -29,6 +29,8 @@ _LONGEST_TAG: Final = 1048576
 _LONGEST_ROW: Final = 400
 _TITLES: Final = ("index of", "directory listing for")
 _SORTED: Final = re.compile(r"C=[NMSD]([;&]O=[AD])?")
+_PLAIN: Final = re.compile(r"[^\s:/?#.][^\s:/?#]*/?")
+"""Links as most are, that need no closer look: a name alone."""
 _ROW_TAGS: Final = frozenset({"br", "hr", "li", "pre", "table", "tr", "ul", "body", "html"})
 _FACTS: Final = re.compile(
     r"""\s*
@@ -273,27 +275,31 @@ class _Page(HTMLParser):
 
     def _name_in(self, href: str) -> str | None:
         """Return the name that a link has for something in this folder; a folder's ends in "/"."""
-        try:
-            target = urlsplit(urljoin(self._url, href))
-        except ValueError:
-            return None
-        here = self._at
-        if (target.scheme, target.netloc) != (here.scheme, here.netloc) or target.fragment:
-            return None
-        if target.query:
-            self.is_listing = self.is_listing or _SORTED.fullmatch(target.query) is not None
-            return None
-        above = here.path.split("/")[:-1]
-        parts = target.path.split("/")
-        if [unquote(each) for each in parts[: len(above)]] != [unquote(each) for each in above]:
-            return None
-        rest = parts[len(above) :]
+        rest = href.split("/") if _PLAIN.fullmatch(href) else self._rest_of(href)
         if not rest or not rest[0] or rest[1:] not in ([], [""]):
             return None
         # What isn't UTF-8 becomes half of a surrogate pair, which no key has.
         name = unquote(rest[0], errors="surrogateescape")
         # A name with "/" in it would be read as a path.
         return None if "/" in name else name + "/" * len(rest[1:])
+
+    def _rest_of(self, href: str) -> list[str]:
+        """Return the path of a link from this folder on, in parts; none if it leads elsewhere."""
+        try:
+            target = urlsplit(urljoin(self._url, href))
+        except ValueError:
+            return []
+        here = self._at
+        if (target.scheme, target.netloc) != (here.scheme, here.netloc) or target.fragment:
+            return []
+        if target.query:
+            self.is_listing = self.is_listing or _SORTED.fullmatch(target.query) is not None
+            return []
+        above = here.path.split("/")[:-1]
+        parts = target.path.split("/")
+        if [unquote(each) for each in parts[: len(above)]] != [unquote(each) for each in above]:
+            return []
+        return parts[len(above) :]
 
 
 def _time_of(found: re.Match[str]) -> str | None:

@@ -145,6 +145,12 @@ class Remote:
         """Whether upstream is left alone after a failure."""
         return self._until > 0 and time.monotonic() < self._until
 
+    def is_left_alone(self, options: Options) -> bool:
+        """Whether a question would fail without being asked."""
+        if options.offline == "always":
+            return True
+        return options.offline != "never" and self.is_resting()
+
     def rests_for(self) -> float:
         """Return for how many more seconds upstream is left alone."""
         return max(0.0, self._until - time.monotonic())
