@@ -21,6 +21,7 @@ from mountcache.local.disk import DiskCacheStore
 from mountcache.serve import Origin
 from mountcache.values import StringValue
 from tests.command import TIME, Shell, environment, words
+from tests.servers import Reply, ScriptedServer
 
 
 @pytest.fixture
@@ -98,10 +99,18 @@ def test_init_finds_the_listing_layout(bare: Shell, files_only: str, site: Path)
     (site / "index.json").unlink()
     ended = bare("init", files_only)
     assert ended.code == 0, ended.err
-    assert "the listing layout (its root lists 0 files and 1 folders" in ended.text
+    assert "the listing layout (its root lists 0 files and 1 folder;" in ended.text
     assert "say --write put" in ended.text
     assert bare("ls").text == "data/k\n"
     assert bare("cat", "data/k").out == b"static\n"
+
+
+def test_init_says_that_a_server_lists_nothing(bare: Shell) -> None:
+    with ScriptedServer() as server:
+        server.on("GET", "/", Reply(403))
+        ended = bare("init", server.url)
+    assert ended.code == 3
+    assert "the server doesn't list its folders (403)" in ended.err
 
 
 def test_init_finds_data_that_lie_beside_their_index(

@@ -435,6 +435,23 @@ def test_folder_that_cannot_be_listed_any_more_keeps_its_keys(
     alone.disconnect()
 
 
+def test_folders_beyond_the_mount_point_are_withheld_too(
+    scripted: ScriptedServer, tmp_path: Path
+) -> None:
+    page(scripted, "/", "m/", "other/")
+    page(scripted, "/m/", "a/", "f")
+    page(scripted, "/m/a/", "f")
+    page(scripted, "/other/", "f")
+    backing = ListingURLStore(scripted.url, poll=0, retries=0)
+    with MountedStore("m/", DiskCacheStore(tmp_path / "here", min_free=0), backing) as store:
+        before = ["m/a/f", "m/f", "other/f"]
+        assert sorted(store.query_keys()) == before
+        for path in ("/m/a/", "/other/", "/m/"):
+            scripted.on("GET", path, Reply(403))
+            store.update_index()
+            assert sorted(store.query_keys()) == before
+
+
 class Files:
     """A folder that is given by nginx; each file has a time of its own, long ago."""
 

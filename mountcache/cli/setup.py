@@ -249,9 +249,13 @@ def _look_at_listing(store: AbstractReadOnlyStore, said: list[str]) -> str:
         )
     more = "more than " if len(items) == _SAMPLE else ""
     return (
-        f"its root lists {more}{len(files):,} files and {len(items) - len(files):,} folders; what "
-        "it doesn't list isn't there"
+        f"its root lists {more}{_counted(len(files), 'file')} and "
+        f"{_counted(len(items) - len(files), 'folder')}; what it doesn't list isn't there"
     )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _where_data_is(settings: Settings, key: str) -> Settings:

@@ -250,6 +250,8 @@ class Sender:
             meta = _meta_of(op, theirs)
             self._applied(op, Settled(version, meta, theirs.validators if version else ""))
             said = "not in upstream's index yet" if self._polled else ""
+            if not theirs.keeps_metadata and op.meta != "{}":
+                said += "; it keeps no metadata: yours are seen here until it has news of the key"
             return PushResult(key, "pushed", said, grade, verified=certain, version=theirs.version)
         if op.kind == "put" and theirs.present and verdict is Verdict.UNSURE:
             self._applied(op, Settled(None, _meta_of(op, theirs)))
