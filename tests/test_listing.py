@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 import os
 import pickle
@@ -85,7 +86,10 @@ WHEN = "2026-11-25T22:25"
         ('<a href="f"><img></a> <a href="f">f</a>  2026-11-25 22:25:07   0  ',
          Item("f", False, 0, None, f"{WHEN}:07")),
         ('<a href="f">f</a>  2026-11-25 22:25', Item("f", modified=WHEN)),
+        ('<td class="n"><a href="f">f</a></td><td>2026-Nov-25 22:25:07</td><td>0.1K</td><td>text',
+         Item("f", False, None, "0.1K", f"{WHEN}:07")),
         ('<a href="f">f</a>  25-Foo-2026 22:25  1', Item("f", size=1)),
+        ('<a href="f">f</a>  25-11-26 22:25  1', Item("f", size=1)),
         ('<li><a href="f">f</a></li>', Item("f")),
         ('<a href="f">f</a>  tomorrow', Item("f")),
         ('<a href="d/">d/</a>  25-Nov-2026 22:25   -', Item("d", folder=True)),
@@ -127,6 +131,7 @@ def test_name_that_comes_twice_counts_once() -> None:
     [
         "<title>Welcome</title><a href='f'>f</a>",
         "<h1>Log in</h1><p>to see the Index of all</p>",
+        "<title>Report</title><script>" + "x" * 3_000_000,
         "",
     ],
 )
@@ -300,6 +305,13 @@ def test_depth_is_bounded(scripted: ScriptedServer, caplog: pytest.LogCaptureFix
         page(scripted, "/" + "d/" * depth, "d/", f"f{depth}")
     assert keys(scripted, bounds=Bounds(depth=2)) == ["d/d/f2", "d/f1", "f0"]
     assert "more than 2 folders deep" in caplog.text
+
+
+def test_rings_without_files_come_to_an_end(scripted: ScriptedServer) -> None:
+    for depth in range(6):
+        for path in itertools.product("ab", repeat=depth):
+            page(scripted, "/" + "".join(f"{each}/" for each in path), "a/", "b/")
+    assert keys(scripted, bounds=Bounds(folders=100)) == []
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from mountcache.keys import check_http_key
 __all__ = ["Bounds", "Crawl"]
 
 _BATCH: Final = 10_000
+_ALIKE: Final = 4
 _GONE: Final = (404, 410)
 
 _logger = logging.getLogger("mountcache")
@@ -53,7 +54,7 @@ class _Folder:
     prefix: str
     """Of its keys: "", or what ends in "/"."""
     depth: int = 0
-    above: frozenset[bytes] = frozenset()
+    above: tuple[bytes, ...] = ()
     """The signatures of the folders that it is in."""
 
 
@@ -187,13 +188,16 @@ class Crawl:
                 self._came.put(_Read(folder, end.files))
                 end.files = []
         signature = seen.digest()
-        if has_files and signature in folder.above:
+        # Without files and their times, folders may look alike by chance; one in another does no
+        # harm, but several in each would be read without end.
+        alike = folder.above.count(signature)
+        if (alike and has_files) or (alike >= _ALIKE and len(below) > 1):
             end.files.clear()
             _logger.warning("%r leads back to a folder above it", folder.prefix)
         elif folder.depth >= self._bounds.depth and below:
             self._withhold(below, f"it lies more than {self._bounds.depth} folders deep")
         else:
-            above = folder.above | {signature}
+            above = (*folder.above, signature)
             end.below = [_Folder(prefix, folder.depth + 1, above) for prefix in below]
 
     def _judge(self, prefix: str, error: StoreError) -> None:

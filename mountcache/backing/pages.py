@@ -25,6 +25,8 @@ __all__ = ["Item", "NoListingError", "items_of", "precise_moment"]
 
 _PIECE: Final = 65536
 _LONGEST_PAGE: Final = 256 * 1048576
+_LONGEST_HEAD: Final = 1048576
+"""Bytes within which a page shows that it is a listing: a report may be any length."""
 _LONGEST_TAG: Final = 1048576
 _LONGEST_ROW: Final = 400
 _TITLES: Final = ("index of", "directory listing for")
@@ -34,9 +36,8 @@ _PLAIN: Final = re.compile(r"[^\s:/?#.][^\s:/?#]*/?")
 _ROW_TAGS: Final = frozenset({"br", "hr", "li", "pre", "table", "tr", "ul", "body", "html"})
 _FACTS: Final = re.compile(
     r"""\s*
-    (?: (?: (?P<y>\d{4})-(?P<m>\d\d)-(?P<d>\d\d)
-          | (?P<d2>\d\d)-(?P<mon>[A-Z][a-z]{2})-(?P<y2>\d{4}) )
-        \ (?P<time>\d\d:\d\d(?::\d\d)?) (?=\s|$) \s* )?
+    (?: (?P<date>\d{2,4}-(?:\d\d|[A-Z][a-z]{2})-\d{2,4})\ (?P<time>\d\d:\d\d(?::\d\d)?)
+        (?=\s|$) \s* )?
     (?: (?P<size>\d{1,18}) | (?P<about>\d+(?:\.\d+)?[KMGTPE]) | - )? (?=\s|$)
     """,
     re.VERBOSE,
@@ -174,10 +175,13 @@ def _of_html(answer: Answer, url: str, what: str) -> Iterator[Item]:
     while piece := answer.body.read(_PIECE):
         size += len(piece)
         page.feed(decoder.decode(piece))
+        if size > _LONGEST_HEAD and not page.is_listing:
+            break
         if size > _LONGEST_PAGE or len(page.rawdata) > _LONGEST_TAG:
             raise _broken(what, "it has no end")
         yield from page.taken()
-    page.close()
+    else:
+        page.close()
     framed = "Content-Length" in answer.headers or "Transfer-Encoding" in answer.headers
     if page.is_listing and not (framed or page.ended):
         raise _broken(what, "it ends in the middle")
@@ -303,13 +307,16 @@ class _Page(HTMLParser):
 
 
 def _time_of(found: re.Match[str]) -> str | None:
-    if found["time"] is None:
+    if found["date"] is None:
         return None
-    if found["y"] is not None:
-        return f"{found['y']}-{found['m']}-{found['d']}T{found['time']}"
-    if found["mon"] not in MONTHS:
+    year, month, day = found["date"].split("-")
+    if len(day) == 4:
+        year, day = day, year
+    if not month.isdigit():
+        month = f"{MONTHS.index(month) + 1:02}" if month in MONTHS else ""
+    if (len(year), len(month), len(day)) != (4, 2, 2):
         return None
-    return f"{found['y2']}-{MONTHS.index(found['mon']) + 1:02}-{found['d2']}T{found['time']}"
+    return f"{year}-{month}-{day}T{found['time']}"
 
 
 def _broken(what: str, why: str) -> IndexUnreadableError:
