@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -783,8 +783,18 @@ class MountedStore(AbstractStore):
         return value
 
     def stats(self) -> dict[str, int]:
-        """Return counts of keys and bytes, staged and cached."""
-        con = self.mount.catalog.content.connection()
+        """Return counts of what is here, and of what was done.
+
+        Returns
+        -------
+        dict
+            ``staged_keys`` and ``staged_bytes``; ``cached_keys`` and ``cached_bytes``, of clean
+            copies; ``known_keys``, which upstream is known to hold. Of this process, since it
+            connected: ``hits``, values given from what is here; ``misses``, those for which
+            upstream sent data; ``fetched_bytes``, how many.
+        """
+        mount = self.mount
+        con = mount.catalog.content.connection()
         names = ("staged_keys", "staged_bytes", "cached_keys", "cached_bytes", "known_keys")
         row = con.execute(
             "SELECT (SELECT count(*) FROM edit),"
@@ -792,8 +802,8 @@ class MountedStore(AbstractStore):
             " (SELECT count(*) FROM copy),"
             " (SELECT value FROM state WHERE name = 'clean_bytes')"
         ).fetchone()
-        counts = (*row, self.mount.catalog.count_upstream())
-        return dict(zip(names, counts, strict=True))
+        counts = (*row, mount.catalog.count_upstream())
+        return dict(zip(names, counts, strict=True)) | asdict(mount.counts)
 
 
 def _is_upstream(row: Row) -> bool:

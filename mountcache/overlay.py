@@ -53,6 +53,7 @@ class Overlay:
     def __init__(self, mount: Mount, remote: Remote) -> None:
         self._mount = mount
         self._catalog = mount.catalog
+        self._counts = mount.counts
         self._remote = remote
         backing = mount.backing
         self._indexed = isinstance(backing, SupportsIndex) and backing.poll is not None
@@ -90,6 +91,7 @@ class Overlay:
             stream = self._catalog.content.open((mode, filename, bytes_here))
         except FileNotFoundError:
             return None  # the slow path says what is missing
+        self._counts.hits += 1
         if kind is None:
             self._catalog.use(key)
             self._catalog.hand_out(key, Seen(version, sha, meta, entry))
@@ -134,6 +136,7 @@ class Overlay:
     def _staged(self, row: Row, edit: Edit, options: Options) -> Value:
         if edit.kind == "del":
             raise KeyError(row.key)
+        self._counts.hits += 1
         if edit.kind == "put":
             return Snapshot(
                 row.key, edit.meta, stream=self._mount.staging.open_edit(edit),
@@ -383,6 +386,7 @@ class Overlay:
         anew: bool = False,
     ) -> io.BufferedIOBase:
         """Return a stream of upstream's data, which is kept on its way through."""
+        self._counts.misses += 1
         promise = promise_for(self._mount, entry)
         facts = facts_of(value)
 
@@ -410,6 +414,7 @@ class Overlay:
         start: int,
         end: int | None,
     ) -> io.BufferedIOBase:
+        self._counts.misses += 1
         full, backing = self._mount.full(row.key), self._mount.backing
         if value is None:
             value = self._remote.ask(lambda: backing.get(full), options)
@@ -422,6 +427,7 @@ class Overlay:
 
     def _of_copy(self, copy: Copy, *, stale: bool = False, entry: Entry | None = None) -> Snapshot:
         """Return the value of a copy, under the metadata of an entry if one is given."""
+        self._counts.hits += 1
         seen = seen_of_copy(copy)
         if entry is not None:
             seen = seen._replace(meta=entry.meta, entry=entry.entry)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from mountcache.abc import AbstractReadOnlyStore
@@ -13,7 +13,19 @@ from mountcache.local.catalog import Catalog
 from mountcache.local.journal import Journal
 from mountcache.local.staging import Announce, Staging
 
-__all__ = ["Mount", "Mounted"]
+__all__ = ["Counts", "Mount", "Mounted"]
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a mount has done in this process since it was connected."""
+
+    hits: int = 0
+    """Values given from what is here, staged or cached, upstream's confirmation or none."""
+    misses: int = 0
+    """Values, and parts of values, for which upstream was asked."""
+    fetched_bytes: int = 0
+    """Bytes of values that upstream sent."""
 
 
 def _nobody(event: BaseEvent) -> None:
@@ -39,6 +51,7 @@ class Mount:
     clock: Callable[[], float] = time.time
     emit: Callable[[BaseEvent], None] = _nobody
     """Announces an event of the MountedStore, with full keys."""
+    counts: Counts = field(default_factory=Counts)
 
     def full(self, key: str) -> str:
         """Return the backing store's name of a key of the catalog."""

@@ -269,6 +269,7 @@ class Feed:
                 continue
             self._given = count > 0
             self.at += count
+            self._source.mount.counts.fetched_bytes += count
             return count
         return 0
 
