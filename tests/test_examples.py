@@ -29,6 +29,20 @@ SAID = {
         "stations/README.txt was changed at home",
         "back: 400 files of the trip",
     ],
+    "shared_proxy.py": [
+        "curl: mountcache; hit; detail=offline",
+        "pandas, without a network: 10.75 mm",
+        "staged: rain/inches.csv",
+        "in the repository: rain/2024.csv, rain/inches.csv",
+    ],
+    "weekly_release.py": [
+        "ben takes along: 3 tables",
+        "ben, offline: 3 edits staged",
+        "left to decide: weekly/31/rain.csv",
+        "both kept: 3 and 2",
+        "released: 2",
+        "births: {'by': 'ben', 'source': 'register', 'state': 'checked'}",
+    ],
     "progress_events.py": ["8,000,000 bytes, Setting big.bin done", "set: big.bin", "[####"],
 }
 

@@ -421,17 +421,38 @@ class ServedMount:
         parts: frozenset[str] = frozenset({"data", "metadata"}),
     ) -> Pushed:
         data, metadata = value
-        return self._unless_done(
-            op_id,
-            data,
-            lambda: self._store.stage(
-                key,
-                data=data if "data" in parts else None,
-                meta=spelling(metadata) if "metadata" in parts else None,
-                base=self._base(key, base),
-                op_id=op_id or None,
-            ),
-        )
+
+        def write() -> Pushed:
+            named, meta = self._base(key, base), None
+            if "metadata" in parts:
+                meta = spelling(metadata)
+            elif base is None and not self._can_learn(key):
+                # As of a new key: pushed, it creates only, so it replaces nothing unseen.
+                meta = "{}"
+            data_or_none = data if "data" in parts else None
+            return self._store.stage(
+                key, data=data_or_none, meta=meta, base=named, op_id=op_id or None
+            )
+
+        return self._unless_done(op_id, data, write)
+
+    def _can_learn(self, key: str) -> bool:
+        """Whether the metadata of a key are known here, or can be asked for.
+
+        Who is known here isn't asked after: what was seen last is what a write is over.
+        """
+        view, point = self._store, self._store.mount_point
+        if view.info()["offline"] == "never" or not key.startswith(point) or key == point:
+            return True
+        catalog, short = view.mount.catalog, key[len(point) :]
+        row = catalog.row(short)
+        if row.edit or row.copy or row.entry or catalog.handed(short):
+            return True
+        try:
+            view.exists(key)
+        except StoreUnavailableError:
+            return False
+        return True
 
     def set_metadata_if(
         self, key: str, metadata: Mapping[str, Any], base: Base, op_id: str

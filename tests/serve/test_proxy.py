@@ -393,6 +393,17 @@ def test_a_write_asks_upstream_nothing_that_it_can_do_without(
     assert upstream.store.to_bytes("a.csv") == b"a,b\n1,2\n"
 
 
+def test_a_blind_write_is_over_what_was_shown_last(upstream: Origin, dynamic: Proxy) -> None:
+    dynamic.call("GET", "/index.json")
+    listed = upstream.store.version_of("a.csv")
+    upstream.change("a.csv", b"stranger")
+    dynamic.call.put("a.csv", b"mine")
+    (edit,) = dynamic.store.staged()
+    assert edit.base == listed
+    (result,) = push(dynamic.store).results
+    assert result.outcome == "conflict"
+
+
 def test_a_condition_that_fails_stages_nothing(upstream: Origin, proxy: Proxy) -> None:
     wrong = tag(b"other", {})
     held = tag(b"a,b\n1,2\n", {"unit": "m"})
@@ -538,12 +549,16 @@ def test_offline_what_isnt_known_is_504_and_what_is_known_absent_404(
     assert dynamic.call("DELETE", "/data/a.csv").status == 504
     # Whether the key is there can't be known, so neither can whether a condition holds.
     assert dynamic.call.put("a.csv", b"x", {}, If_None_Match="*").status == 504
-    assert dynamic.call.put("a.csv", b"x").status == 504
     assert dynamic.staged == []
     # 204: it isn't known to be new.
-    assert dynamic.call.put("a.csv", b"x", {}).status == 204
+    assert dynamic.call.put("a.csv", b"x").status == 204
     assert dynamic.call.get("a.csv").body == b"x"
     assert dynamic.staged == ["a.csv"]
+    upstream.start()
+    dynamic.store.backing_store.get("a.csv")
+    (result,) = push(dynamic.store.with_options(offline="never")).results
+    assert result.outcome == "conflict"
+    assert upstream.store.to_bytes("a.csv") == b"a,b\n1,2\n"
 
 
 def test_several_mounts_have_paths_of_their_own(upstream: Origin, tmp_path: Path) -> None:
