@@ -333,9 +333,10 @@ class Transport:
         redirects = 0
         renewed = False
         while True:
+            own = self._own() if origin_of(url) in self._homes else None
             try:
                 with within(None if deadline is None else deadline - time.monotonic()):
-                    answer = self._once(method, url, what, headers or {}, payload, own_end)
+                    answer = self._once(own, method, url, what, headers or {}, payload, own_end)
             except _Failed as failed:
                 again = (repeatable or not failed.sent) and pauses.taken < failed.tries
                 if again and pauses.take(None):
@@ -351,11 +352,13 @@ class Transport:
                 if method != "HEAD" and status == 303:
                     method = "GET"
                 continue
-            if status == 401 and not renewed and may_change(self._credentials):
+            if status == 401 and own and not renewed and may_change(self._credentials):
                 answer.body.close()
                 renewed = True
                 with self._lock:
-                    self._close_sessions()
+                    # Of many threads that are refused, the first asks for the login anew.
+                    if self._session is own:
+                        self._close_sessions()
                 continue
             if status in accept:
                 return answer
@@ -398,6 +401,7 @@ class Transport:
 
     def _once(
         self,
+        own: OwnSession | None,
         method: str,
         url: str,
         what: str,
@@ -412,7 +416,6 @@ class Transport:
         awaited.set(self._awaited)
         fields = {"Accept-Encoding": "identity", "Accept": "*/*", **headers}
         sent = None if payload is None else _Sent(payload, what)
-        own = self._own() if origin_of(url) in self._homes else None
         pool = None if own is None else own.pool(url)
         try:
             if own is not None and pool is not None:
