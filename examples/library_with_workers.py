@@ -30,8 +30,8 @@ from mountcache.sync import push
 
 def mean_of(store: AbstractStore, key: str) -> float:
     """Return the mean of one table; runs in a worker, which shares the cache of all."""
-    with io.TextIOWrapper(store.open(key), encoding="utf-8") as table:
-        return statistics.fmean(float(row["mm"]) for row in csv.DictReader(table))
+    table = csv.DictReader(io.StringIO(store.to_bytes(key).decode()))
+    return statistics.fmean(float(row["mm"]) for row in table)
 
 
 def yearly_means(store: AbstractStore, pattern: str, into: str, workers: int = 2) -> list[str]:

@@ -7,18 +7,29 @@ import dataclasses
 import re
 import shlex
 import sqlite3
+import tarfile
 import tomllib
+import zipfile
 from contextlib import closing
 from pathlib import Path
 
 import click
+import h5py
+import numpy
+import pandas
 import pytest
+import xarray
+from PIL import Image
 
+from mountcache.abc import AbstractStore
+from mountcache.backing.dynamic import DynamicURLStore
 from mountcache.cli.app import app
 from mountcache.config import Settings, read_mounts
 from mountcache.local.disk import DiskCacheStore
 from mountcache.local.schema import create
+from mountcache.mounted import MountedStore
 from mountcache.serve import Origin
+from mountcache.sync import prefetch
 from mountcache.values import StringValue
 from tests.command import ROOT, Shell
 
@@ -82,6 +93,55 @@ def test_python_of_the_readme_runs(
     assert said[0] == "staged: ['surveys/2025.csv']"
     assert said[1].startswith("surveys/2025.csv pushed")
     assert (tmp_path / ".cache" / "surveys").is_dir()
+
+
+def _fill_for_libraries(store: AbstractStore, folder: Path) -> None:
+    """Give a repository what the page on libraries reads."""
+    noise = numpy.random.default_rng(1)
+    days = pandas.date_range("2024-01-01", periods=366)
+    table = pandas.DataFrame({"day": days, "mm": noise.normal(size=366)})
+    heat = noise.normal(size=(2_000, 100))
+    packed = xarray.Dataset({"heat": (("day", "place"), heat)})
+    packed.to_netcdf(folder / "heat.nc", engine="netcdf4")
+    store.from_file("grid/heat.nc", folder / "heat.nc")
+    with store.open("rain/2024.csv", "wb") as file:
+        table.to_csv(file, index=False)
+    with store.open("rain/all.parquet", "wb") as file:
+        table.to_parquet(file)
+    with store.open("grid/height.npy", "wb") as file:
+        numpy.save(file, heat)
+    with store.open("grid/heat.h5", "wb") as file, h5py.File(file, "w") as data:
+        data["heat"] = heat
+    with store.open("runs.zip", "wb") as file, zipfile.ZipFile(file, "w") as archive:
+        for number in range(4):
+            archive.writestr(f"{number}.bin", noise.bytes(500_000))
+    with store.open("runs.tar.gz", "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("empty"))
+    with store.open("sky.png", "wb") as file:
+        Image.fromarray(noise.integers(0, 255, (100, 100, 3), numpy.uint8)).save(file)
+
+
+def test_python_of_the_libraries_page_runs_and_again_offline(tmp_path: Path) -> None:
+    snippets = [code for name, code in _blocks("python") if name == "libraries.md"]
+    with DiskCacheStore(tmp_path / "origin") as repository, Origin(repository) as origin:
+        _fill_for_libraries(repository, tmp_path)
+
+        def mount() -> MountedStore:
+            backing = DynamicURLStore(f"{origin.url}keys", f"{origin.url}query")
+            return MountedStore("", DiskCacheStore(tmp_path / "here"), backing)
+
+        with mount() as store:
+            for code in snippets:
+                exec(code, {"store": store, "__name__": "page"})
+            written = {edit.key for edit in store.staged()}
+            prefetch(store, "*")
+        origin.stop()
+        with mount() as store:
+            for code in snippets:
+                exec(code, {"store": store, "__name__": "page"})
+    assert written == {
+        "rain/2024.parquet", "rain/days.csv", "grid/copy.h5", "log.gz", "small.jpg",
+    }  # fmt: skip
 
 
 def test_shell_lines_of_the_readme_run(tmp_path: Path) -> None:
