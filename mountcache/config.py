@@ -31,6 +31,7 @@ __all__ = [
     "check_mount_name",
     "check_root",
     "find_file",
+    "mounted_store",
     "open",
     "open_store",
     "read_mounts",
@@ -109,9 +110,13 @@ def find_file(
     ConfigurationError
         If there is none.
     """
-    if start is None:
-        start = environ.get("MOUNTCACHE_CONFIG") or "."
-    path = Path(start).expanduser().absolute()
+    named = environ.get("MOUNTCACHE_CONFIG") if start is None else None
+    path = Path(start or named or ".").expanduser().absolute()
+    if named and not path.exists():
+        raise ConfigurationError(
+            f"MOUNTCACHE_CONFIG names {path}, and there is no such file; unset it, or make the "
+            "file with `mountcache init URL`"
+        )
     if not path.is_dir():
         return path
     for folder in (path, *path.parents):
@@ -119,7 +124,8 @@ def find_file(
         if candidate.is_file():
             return candidate
     raise ConfigurationError(
-        f"no {FILE_NAME} in {path} or a folder above it; make one with `mountcache init URL`"
+        f"no {FILE_NAME} in {path} or a folder above it; go to the folder that has one, or make "
+        "one here with `mountcache init URL`"
     )
 
 
@@ -453,12 +459,12 @@ def backing_store(settings: Settings) -> AbstractReadOnlyStore:
     return DynamicURLStore(f"{settings.url}keys", f"{settings.url}query")
 
 
-def open_store(settings: Settings, credentials: Any = None) -> MountedStore:
-    """Return the mounted store that settings describe, connected."""
+def mounted_store(settings: Settings) -> MountedStore:
+    """Return the mounted store that settings describe; it isn't connected."""
     from mountcache.local.disk import DiskCacheStore
     from mountcache.mounted import MountedStore
 
-    store = MountedStore(
+    return MountedStore(
         settings.mount_point,
         DiskCacheStore(
             settings.dir, size_limit=settings.size_limit, durability=settings.durability
@@ -468,5 +474,10 @@ def open_store(settings: Settings, credentials: Any = None) -> MountedStore:
         offline=settings.offline,
         author=settings.author,
     )
+
+
+def open_store(settings: Settings, credentials: Any = None) -> MountedStore:
+    """Return the mounted store that settings describe, connected."""
+    store = mounted_store(settings)
     store.connect(settings.auth if credentials is None else credentials)
     return store

@@ -723,6 +723,16 @@ class MountedStore(AbstractStore):
         if not mount.catalog.drop_copy(short):
             raise KeyError(key)
 
+    def cached(self, pattern: str = "*") -> Iterator[str]:
+        """Iterate over the keys that match a shell pattern and can be dropped; asks nobody.
+
+        Their data is here as clean copies, and nothing is staged for them.
+        """
+        point = self.mount_point
+        matches = matcher({}, pattern)
+        keys = (point + key for key in self.mount.catalog.copies())
+        return (key for key in keys if matches(key, {}))
+
     def rebind(self, url: str) -> None:
         """Move the local store to another upstream.
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+from mountcache.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 TIME = 120.0
@@ -80,3 +85,25 @@ class Shell:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+
+
+@dataclass
+class Inside:
+    """A shell in a folder whose commands run in this process, which takes a tenth of the time."""
+
+    folder: Path
+
+    def __call__(self, *args: str, given: bytes = b"", **env: str) -> Ended:
+        """Run ``mountcache ARGS`` to its end."""
+        out, err = io.BytesIO(), io.BytesIO()
+        with (
+            mock.patch.dict(os.environ, environment(**env), clear=True),
+            mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(given)))),
+            mock.patch.object(sys, "stdout", io.TextIOWrapper(out, "utf-8")),
+            mock.patch.object(sys, "stderr", io.TextIOWrapper(err, "utf-8")),
+            chdir(self.folder),
+        ):
+            code = main(list(args))
+            sys.stdout.flush()
+            sys.stderr.flush()
+            return Ended(int(code), out.getvalue(), err.getvalue().decode())

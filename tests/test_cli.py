@@ -286,7 +286,8 @@ def test_get_overwrites_no_file_that_was_not_named(shell: Shell) -> None:
 def test_key_that_is_not_there_is_an_error(shell: Shell) -> None:
     for verb in ("cat", "get", "rm"):
         ended = shell(verb, "nope")
-        assert (ended.code, ended.err) == (3, "mountcache: no such key: 'nope'\n")
+        assert ended.code == 3
+        assert ended.err == "mountcache: no such key: 'nope'; `mountcache ls` lists the keys\n"
     assert not (shell.folder / "nope").exists()
 
 
@@ -540,7 +541,7 @@ def test_key_outside_the_mount_point_can_be_read_only(bare: Shell, origin: Origi
     bare("init", origin.url, "--mount-point", "deep/")
     assert bare("cat", "a.txt").out == b"one\n"
     for args in (("put", "a.txt"), ("rm", "a.txt"), ("put", "deep/")):
-        ended = bare(*args)
+        ended = bare(*args, given=b"x")
         assert ended.code == 3, args
         assert "deep/" in ended.err
         assert ended.err.count("\n") == 1
@@ -563,7 +564,7 @@ def test_many_deletes_are_refused_with_one_explanation(
 
 
 def test_author_is_named_by_the_environment(shell: Shell) -> None:
-    shell("put", "k", given=b"", MOUNTCACHE_AUTHOR="ada")
+    shell("put", "k", given=b"x", MOUNTCACHE_AUTHOR="ada")
     assert shell("status", "--json").documents[0]["staged"][0]["author"] == "ada"
 
 
@@ -636,7 +637,7 @@ def test_bad_keys_are_refused_in_one_sentence(shell: Shell) -> None:
     ],
 )
 def test_bad_metadata_is_refused_in_one_sentence(shell: Shell, meta: str, said: str) -> None:
-    ended = shell("put", "k", "--meta-json", meta)
+    ended = shell("put", "k", "--meta-json", meta, given=b"x")
     assert ended.code == 3
     assert said in ended.err
     assert ended.err.count("\n") == 1
@@ -777,6 +778,13 @@ def test_colours_are_for_terminals_that_want_them(shell: Shell) -> None:
     assert "\x1b[32mA" in shown
     _, plain = _on_terminal(shell, "status", NO_COLOR="1")
     assert "\x1b[" not in plain
+
+
+def test_put_on_a_terminal_waits_for_nothing_that_was_not_asked_for(shell: Shell) -> None:
+    (shell.folder / "a.csv").write_text("a")
+    code, shown = _on_terminal(shell, "put", "a.csv")
+    assert code == 64
+    assert "`mountcache put a.csv a.csv` stages a file" in shown
 
 
 def test_progress_is_a_bar_on_a_terminal_and_lines_in_a_pipe(shell: Shell) -> None:

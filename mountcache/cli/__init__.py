@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Code.USAGE
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx is not None else "mountcache"
-        _complain(f"{one_line(error.format_message())} See `{command} --help`.")
+        said = one_line(error.format_message())
+        _complain(f"{said}{'' if said.endswith('.') else '.'} See `{command} --help`.")
         return Code.USAGE
     except click.ClickException as error:
         _complain(one_line(error.format_message()))

@@ -8,6 +8,9 @@ from mountcache import __version__
 from mountcache.cli.codes import TABLE
 from mountcache.cli.editing import drop, mv, put, revert, rm
 from mountcache.cli.indexing import index
+from mountcache.cli.metadata import info, meta, query
+from mountcache.cli.moving import rebind
+from mountcache.cli.paths import path
 from mountcache.cli.reading import cat, get, ls, prefetch
 from mountcache.cli.session import color, config_option
 from mountcache.cli.setup import init
@@ -44,6 +47,7 @@ def app(ctx: click.Context) -> None:
 
 
 for _command in (
-    init, ls, get, cat, put, rm, mv, status, push, revert, drop, prefetch, index, serve, demo,
+    init, ls, query, info, meta, get, cat, path, put, rm, mv, status, push, revert, drop,
+    prefetch, rebind, index, serve, demo,
 ):  # fmt: skip
     app.add_command(_command)

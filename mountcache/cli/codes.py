@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import IntEnum
 
 from mountcache.errors import ConflictError, StoreError, StoreUnavailableError
 
-__all__ = ["TABLE", "Code", "NoSuchKeyError", "asking_for", "code_of", "one_line", "sentence"]
+__all__ = ["TABLE", "Code", "NoSuchKeyError", "code_of", "one_line", "sentence"]
 
 
 class NoSuchKeyError(Exception):
@@ -32,7 +30,7 @@ TABLE = (
     (Code.DONE, "done; status: nothing is staged"),
     (Code.STAGED, "edits are staged (status only)"),
     (Code.CONFLICT, "conflict: upstream isn't what an edit was made from"),
-    (Code.ERROR, "error"),
+    (Code.ERROR, "error; a key that isn't there, a pattern that matches nothing"),
     (Code.UNREACHABLE, "can't know: upstream is out of reach"),
     (Code.USAGE, "the command line is wrong"),
     (Code.BUG, "a bug of mountcache"),
@@ -55,21 +53,6 @@ def code_of(error: BaseException) -> Code:
             return Code.ERROR
         case _:
             return Code.BUG
-
-
-@contextmanager
-def asking_for(key: str) -> Iterator[None]:
-    """Say of a key that isn't there what people understand.
-
-    A store raises ``KeyError(key)``, and so does a look-up of our own that fails; the one
-    names the key that was asked for, the other is a bug.
-    """
-    try:
-        yield
-    except KeyError as error:
-        if isinstance(error, StoreError) or error.args != (key,):
-            raise
-        raise NoSuchKeyError(f"no such key: {key!r}") from None
 
 
 def sentence(error: BaseException) -> str:

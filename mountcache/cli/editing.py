@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,12 +14,13 @@ from typing import IO, Any, cast
 
 import click
 
-from mountcache.cli.codes import asking_for, one_line
+from mountcache.cli.advice import asking_for
+from mountcache.cli.codes import one_line
+from mountcache.cli.naming import assignments, chosen, exact_option, like
 from mountcache.cli.session import (
     config_option,
     json_option,
     opened,
-    pairs,
     progress,
     show,
     tell,
@@ -46,31 +48,71 @@ class _Counted(io.RawIOBase):
 
 
 @click.command()
-@click.argument("key")
-@click.argument("file", required=False)
+@click.argument("key", metavar="KEY|DIR")
+@click.argument("file", required=False, metavar="[FILE|PREFIX]")
 @click.option(
-    "--meta", metavar="NAME=TEXT", multiple=True, help="Metadata to set beside what is there."
+    "--meta",
+    metavar="NAME=TEXT",
+    multiple=True,
+    help="Metadata to set beside what is there; NAME:=JSON for other values than text.",
 )
 @click.option("--meta-json", metavar="OBJECT", help="The same, as a JSON object.")
+@click.option(
+    "-r",
+    "--recursive",
+    is_flag=True,
+    help="Stage all files in the folder DIR, and in those in it, in one commit.",
+)
+@click.option(
+    "--include",
+    metavar="GLOB",
+    multiple=True,
+    help="With -r: only files that match, by their paths below DIR, or lie in a folder that does.",
+)
+@click.option(
+    "--exclude", metavar="GLOB", multiple=True, help="With -r: no files that match, likewise."
+)
+@click.option("--hidden", is_flag=True, help='With -r: files that begin with "." too.')
 @config_option
 @json_option
 def put(
-    key: str, file: str | None, meta: tuple[str, ...], meta_json: str | None, as_json: bool
+    key: str,
+    file: str | None,
+    meta: tuple[str, ...],
+    meta_json: str | None,
+    recursive: bool,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    hidden: bool,
+    as_json: bool,
 ) -> None:
-    """Stage the data of KEY, from FILE or standard input.
+    """Stage the data of KEY, from FILE or standard input, or with -r the files in DIR.
 
-    Standard input is read without FILE, or with "-". Nothing is sent before `mountcache push`.
+    Standard input is read without FILE, or with "-". With -r, the file a/b in DIR becomes the
+    key a/b, or PREFIX/a/b. Nothing is sent before `mountcache push`.
     """
     from mountcache.errors import ConfigurationError, StoreUnavailableError
 
-    metadata = {**_object(meta_json), **pairs(meta, "--meta")}
+    metadata = {**_object(meta_json), **assignments(meta, "--meta")}
+    if recursive:
+        from mountcache.cli.trees import put_tree
+
+        put_tree(
+            key, file or "", metadata,
+            include=include, exclude=exclude, hidden=hidden, as_json=as_json,
+        )  # fmt: skip
+        return
+    if include or exclude or hidden:
+        raise click.UsageError("--include, --exclude and --hidden are about folders: say -r")
     with ExitStack() as stack:
         if file is None or file == "-":
-            # Python has no object for a closed one, whatever its types say.
-            if getattr(sys, "stdin", None) is None:
-                raise ConfigurationError("standard input is closed; name a FILE")
-            source: IO[bytes] = sys.stdin.buffer
+            source: IO[bytes] = _standard_input(key, told=file == "-")
             total = -1
+        elif Path(file).is_dir():
+            raise ConfigurationError(
+                f"{file!r} is a folder; `mountcache put -r {shlex.join([file, key])}` stages what "
+                "is in it"
+            )
         else:
             source = stack.enter_context(Path(file).open("rb"))
             total = os.fstat(source.fileno()).st_size
@@ -95,6 +137,29 @@ def put(
         tell(one_line(f"staged {key}"))
 
 
+def _standard_input(key: str, *, told: bool) -> IO[bytes]:
+    """Return standard input, unless nobody meant it."""
+    from mountcache.errors import ConfigurationError
+
+    # Python has no object for a closed one, whatever its types say.
+    if getattr(sys, "stdin", None) is None:
+        raise ConfigurationError("standard input is closed; name a FILE")
+    if told:
+        return sys.stdin.buffer
+    named = shlex.join([key, Path(key).name]) if Path(key).is_file() else f"{shlex.quote(key)} FILE"
+    if sys.stdin.isatty():
+        raise click.UsageError(
+            f"no FILE is named: `mountcache put {named}` stages a file, - what you type"
+        )
+    source = cast("io.BufferedReader", sys.stdin.buffer)
+    if not source.peek(1):
+        raise ConfigurationError(
+            f"standard input is empty, so nothing was staged; `mountcache put {named}` stages a "
+            "file, and - even an empty value"
+        )
+    return source
+
+
 def _object(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
@@ -107,20 +172,26 @@ def _object(text: str | None) -> dict[str, Any]:
     return cast("dict[str, Any]", found)
 
 
+_named = click.argument("words", nargs=-1, required=True, metavar="KEY|PATTERN...")
+
+
 @click.command()
-@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@_named
+@exact_option
 @config_option
 @json_option
-def rm(keys: tuple[str, ...], as_json: bool) -> None:
+def rm(words: tuple[str, ...], exact: bool, as_json: bool) -> None:
     """Stage the removal of keys, all or none.
 
     They are gone here at once; `mountcache push` removes them upstream.
     """
-    with opened() as store, store.transaction(f"rm {' '.join(keys)}"):
-        for key in dict.fromkeys(keys):
-            with asking_for(key):
-                store.delete(key)
-    for key in dict.fromkeys(keys):
+    with opened() as store:
+        keys = chosen(words, store.glob, exact=exact, is_key=store.exists)
+        with store.transaction(f"rm {' '.join(words)}"):
+            for key in keys:
+                with asking_for(key, store):
+                    store.delete(key)
+    for key in keys:
         show({"key": key, "deleted": True}) if as_json else tell(one_line(f"deleted {key}"))
 
 
@@ -131,7 +202,7 @@ def rm(keys: tuple[str, ...], as_json: bool) -> None:
 @json_option
 def mv(old: str, new: str, as_json: bool) -> None:
     """Stage the renaming of a key; NEW must be free."""
-    with opened() as store, asking_for(old):
+    with opened() as store, asking_for(old, store):
         store.mv(old, new)
     if as_json:
         show({"old": old, "new": new})
@@ -140,17 +211,25 @@ def mv(old: str, new: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@_named
+@exact_option
 @config_option
 @json_option
-def revert(keys: tuple[str, ...], as_json: bool) -> None:
-    """Discard the staged edits of keys: they are upstream's again."""
+def revert(words: tuple[str, ...], exact: bool, as_json: bool) -> None:
+    """Discard the staged edits of keys: they are upstream's again.
+
+    A PATTERN is about what is staged.
+    """
     with opened() as store:
+        keys = chosen(
+            words, lambda word: like((edit.key for edit in store.staged()), word),
+            exact=exact, what="nothing staged", listing="status", is_key=store.exists,
+        )  # fmt: skip
         done: list[str] = []
         for key in keys:
             if key in done:
                 continue
-            with asking_for(key):
+            with asking_for(key, store):
                 try:
                     reverted = store.revert(key)
                 except KeyError as error:
@@ -170,27 +249,36 @@ def _nothing_staged(store: Any, key: str, error: KeyError) -> Exception:
 
     if isinstance(error, StoreError) or error.args != (key,):
         return error
-    return NoSuchKeyError(f"nothing is staged for {key!r}")
+    return NoSuchKeyError(f"nothing is staged for {key!r}; `mountcache status` lists what is")
 
 
 @click.command()
-@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@_named
+@exact_option
 @config_option
 @json_option
-def drop(keys: tuple[str, ...], as_json: bool) -> None:
-    """Forget the copies of keys that are here.
+def drop(words: tuple[str, ...], exact: bool, as_json: bool) -> None:
+    """Forget the copies of keys that are here, and what `mountcache path` made of them.
 
-    Upstream keeps them. A staged edit is no copy: `mountcache revert` discards those.
+    Upstream keeps them. A staged edit is no copy: `mountcache revert` discards those. A PATTERN
+    is about the copies that are here.
     """
     from mountcache.cli.codes import NoSuchKeyError
+    from mountcache.cli.paths import forget, with_paths
     from mountcache.errors import StoreError
 
     with opened() as store:
-        for key in dict.fromkeys(keys):
+        keys = chosen(
+            words, lambda word: [*store.cached(word), *like(with_paths(store), word)],
+            exact=exact, what="no copy that is here", is_key=store.exists,
+        )  # fmt: skip
+        for key in keys:
             try:
                 store.drop(key)
+                forget(store, key)
             except KeyError as error:
                 if isinstance(error, StoreError) or error.args != (key,):
                     raise
-                raise NoSuchKeyError(f"no copy of {key!r} is here") from None
+                if not forget(store, key):
+                    raise NoSuchKeyError(f"no copy of {key!r} is here") from None
             show({"key": key, "dropped": True}) if as_json else tell(one_line(f"dropped {key}"))

@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mountcache.cli.codes import Code, asking_for, one_line
+from mountcache.cli.advice import asking_for
+from mountcache.cli.codes import Code, one_line
+from mountcache.cli.naming import (
+    assignments,
+    exact_option,
+    is_pattern,
+    nothing_matches,
+    pattern_of,
+)
 from mountcache.cli.session import (
     amount,
     config_option,
     json_option,
+    note,
     opened,
-    pairs,
     progress,
     show,
     spelled,
@@ -25,66 +33,123 @@ from mountcache.cli.session import (
 if TYPE_CHECKING:
     from mountcache.mounted import MountedStore
 
-__all__ = ["cat", "get", "ls", "prefetch"]
+__all__ = ["cat", "found", "get", "ls", "prefetch"]
 
+_ALL = "*"
 _PIECE = 1048576
 
 
 @click.command()
-@click.argument("pattern", default="*")
+@click.argument("pattern", default=_ALL)
 @click.option("-l", "--long", "long", is_flag=True, help="Metadata beside each key.")
 @click.option(
-    "--meta", "meta", metavar="NAME=TEXT", multiple=True, help="Only keys with this metadata."
+    "--meta",
+    "meta",
+    metavar="NAME=TEXT",
+    multiple=True,
+    help="Only keys with this metadata; NAME:=JSON for other values than text.",
 )
+@exact_option
 @config_option
 @json_option
-def ls(pattern: str, long: bool, meta: tuple[str, ...], as_json: bool) -> None:
+def ls(pattern: str, long: bool, meta: tuple[str, ...], exact: bool, as_json: bool) -> None:
     """List the keys that match PATTERN ("*" crosses "/"), one a line.
 
     Staged edits count: what is deleted here isn't listed, what is added is.
     """
-    where = pairs(meta, "--meta")
+    where = assignments(meta, "--meta")
+    count = 0
     with opened() as store:
-        for key, metadata in _matching(store, pattern, where):
+        for key, metadata in _listed(store, pattern, where, exact=exact):
+            count += 1
             if as_json:
                 show({"key": key, "metadata": metadata})
             elif long:
                 tell(f"{key}\t{spelled(metadata)}")
             else:
                 tell(key)
+        if not count and where:
+            note("no key has this metadata")
+        elif not count and pattern != _ALL:
+            raise nothing_matches(pattern, is_key=store.exists)
+        elif not count:
+            note("no keys are there yet; next: `mountcache put KEY FILE` stages one")
 
 
-def _matching(
-    store: MountedStore, pattern: str, where: dict[str, str]
+def _listed(
+    store: MountedStore, word: str, where: dict[str, Any], *, exact: bool
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    import fnmatch
-    import re
+    if is_pattern(word, exact=exact):
+        yield from found(store, word, where)
+        return
+    with asking_for(word, store):
+        metadata = store.get_metadata(word)
+    # A key that was named is there, or an error; its metadata may be other than asked for.
+    yield from ((key, each) for key, each in [(word, metadata)] if _has(each, where))
 
-    matches = re.compile(fnmatch.translate(pattern)).match
-    return (pair for pair in store.query(**where) if matches(pair[0]))
+
+def _has(metadata: dict[str, Any], where: dict[str, Any]) -> bool:
+    from mountcache.local.catalog import matcher
+
+    return matcher(where, None)("", metadata)
+
+
+def found(
+    store: MountedStore, pattern: str, where: dict[str, Any]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Iterate over the keys, with their metadata, that match a pattern and have some metadata."""
+    from mountcache.local.catalog import matcher
+
+    matches = matcher(where, pattern)
+    # These two names are parameters of `query` itself.
+    asked = {name: value for name, value in where.items() if name not in ("self", "select")}
+    return (pair for pair in store.query(**asked) if matches(*pair))
 
 
 @click.command()
-@click.argument("key")
+@click.argument("key", metavar="KEY|PATTERN")
 @click.option(
     "-o",
     "--output",
     metavar="FILE",
     help='Where to write: a file, a folder, or "-" for standard output. '
-    "A file of the key's last name here if it isn't told.",
+    "A file of the key's last name here if it isn't told; a folder for a PATTERN.",
 )
-@click.option("-f", "--force", is_flag=True, help="Overwrite the file if its name wasn't told.")
+@click.option(
+    "-f",
+    "--force",
+    is_flag=True,
+    help="Overwrite: the file whose name wasn't told; with a PATTERN, files with other bytes.",
+)
+@exact_option
 @config_option
 @json_option
-def get(key: str, output: str | None, force: bool, as_json: bool) -> None:
-    """Write the data of KEY to a file."""
+@click.pass_context
+def get(
+    ctx: click.Context, key: str, output: str | None, force: bool, exact: bool, as_json: bool
+) -> None:
+    """Write the data of KEY to a file, or that of the keys that match PATTERN to a folder.
+
+    With a PATTERN, the key a/b becomes the file a/b below the folder that -o names. Nothing is
+    ever written outside of it.
+    """
+    if is_pattern(key, exact=exact):
+        from mountcache.cli.trees import get_tree
+
+        if output in (None, "-"):
+            raise click.UsageError(f"{key!r} is a pattern; say which folder to write to: -o DIR")
+        ctx.exit(get_tree(key, str(output), force=force, as_json=as_json))
     if output == "-":
         if as_json:
             raise click.UsageError("--json and -o - would share standard output; say -o FILE")
         _to_stdout(key)
         return
     target = _target(key, output, force=force)
-    with opened() as store, asking_for(key), progress(f"get {key}", in_bytes=True) as step:
+    with (
+        opened() as store,
+        asking_for(key, store),
+        progress(f"get {key}", in_bytes=True) as step,
+    ):
         from mountcache.events import StoreProgressStepEvent
 
         value = store.get(key)
@@ -118,7 +183,10 @@ def _target(key: str, output: str | None, *, force: bool) -> Path:
         return Path(output)
     name = key.rsplit("/", 1)[-1]
     if name in ("", ".", ".."):
-        raise ConfigurationError(f"{key!r} ends in no name for a file; say -o FILE")
+        raise ConfigurationError(
+            f"{key!r} ends in no name for a file; say -o FILE, or a pattern such as '{key}*' and "
+            "-o DIR"
+        )
     target = Path(output or "", name)
     if output is None and target.exists() and not force:
         raise ConfigurationError(
@@ -136,7 +204,7 @@ def cat(key: str) -> None:
 
 
 def _to_stdout(key: str) -> None:
-    with opened() as store, asking_for(key), store.get_data(key) as data:
+    with opened() as store, asking_for(key, store), store.get_data(key) as data:
         out = sys.stdout.buffer
         while piece := data.read(_PIECE):
             out.write(piece)
@@ -144,22 +212,31 @@ def _to_stdout(key: str) -> None:
 
 
 @click.command()
-@click.argument("pattern", default="*")
+@click.argument("pattern", default=_ALL)
 @click.option(
     "--workers", type=click.IntRange(1, 64), default=8, show_default=True, help="At once."
 )
+@exact_option
 @config_option
 @json_option
 @click.pass_context
-def prefetch(ctx: click.Context, pattern: str, workers: int, as_json: bool) -> None:
+def prefetch(ctx: click.Context, pattern: str, workers: int, exact: bool, as_json: bool) -> None:
     """Fetch all keys that match PATTERN, for reading offline.
 
     What doesn't fit is refused before anything is fetched.
     """
     from mountcache.sync import prefetch as fetch_all
 
-    with opened() as store, progress("prefetch") as step:
-        report = fetch_all(store, pattern, workers=workers, progress=step)
+    with opened() as store:
+        with progress("prefetch") as step:
+            wanted = pattern_of(pattern, exact=exact)
+            report = fetch_all(store, wanted, workers=workers, progress=step)
+        came = report.fetched + report.already + len(report.failed)
+        if not came and pattern != _ALL and next(store.glob(wanted), None) is None:
+            if is_pattern(pattern, exact=exact):
+                raise nothing_matches(pattern, is_key=store.exists)
+            with asking_for(pattern, store):
+                raise KeyError(pattern)
     if as_json:
         show(
             {

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -24,10 +25,10 @@ __all__ = [
     "color",
     "config_option",
     "configured",
+    "configured_mounts",
     "json_option",
     "note",
     "opened",
-    "pairs",
     "progress",
     "show",
     "spelled",
@@ -70,7 +71,7 @@ def json_option(function: _Decorated) -> _Decorated:
     )
 
 
-def configured() -> dict[str, Settings]:
+def configured_mounts() -> dict[str, Settings]:
     """Return the mounts of mountcache.toml by name, or the one that ``--mount`` names."""
     from mountcache.config import find_file, read_mounts, read_settings
 
@@ -79,17 +80,28 @@ def configured() -> dict[str, Settings]:
     return read_mounts(path) if mount is None else {mount: read_settings(path, mount=mount)}
 
 
-@contextmanager
-def opened() -> Iterator[MountedStore]:
-    """Open the store that mountcache.toml describes."""
-    from mountcache.config import find_file, open_store, read_settings
+def configured() -> tuple[Path, Settings]:
+    """Return the mountcache.toml to use, and what it says of the mount that was named."""
+    from mountcache.config import find_file, read_settings
 
     meta = click.get_current_context().meta
-    store = open_store(read_settings(find_file(meta.get(_CONFIG)), mount=meta.get(_MOUNT)))
-    try:
-        yield store
-    finally:
-        store.disconnect()
+    path = find_file(meta.get(_CONFIG))
+    return path, read_settings(path, mount=meta.get(_MOUNT))
+
+
+@contextmanager
+def opened() -> Iterator[MountedStore]:
+    """Open the store that mountcache.toml describes; its errors say what to do here."""
+    from mountcache.cli.advice import with_advice
+    from mountcache.config import open_store
+
+    path, settings = configured()
+    with with_advice(path, settings):
+        store = open_store(settings)
+        try:
+            yield store
+        finally:
+            store.disconnect()
 
 
 def color() -> bool | None:
@@ -117,17 +129,6 @@ def spelled(document: object) -> str:
 def note(line: str) -> None:
     """Print a line that isn't the result, on standard error."""
     click.echo(line, err=True)
-
-
-def pairs(given: tuple[str, ...], option: str) -> dict[str, str]:
-    """Return what several ``NAME=TEXT`` say."""
-    found = {}
-    for each in given:
-        name, equals, text = each.partition("=")
-        if not equals or not name:
-            raise click.BadParameter(f"{each!r} isn't NAME=TEXT", param_hint=option)
-        found[name] = text
-    return found
 
 
 def amount(size: float | None) -> str:

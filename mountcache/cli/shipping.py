@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mountcache.cli.codes import Code, NoSuchKeyError, one_line
+from mountcache.cli.advice import advice, asking_for
+from mountcache.cli.codes import Code, one_line
+from mountcache.cli.naming import chosen, exact_option, like
 from mountcache.cli.session import (
     amount,
     config_option,
+    configured,
     json_option,
     note,
     opened,
@@ -57,12 +61,25 @@ def status(ctx: click.Context, as_json: bool) -> None:
         )
     elif not found.edits:
         tell("nothing is staged")
+        note("next: `mountcache put KEY FILE` stages an edit")
     else:
         for edit in found.edits:
             _tell(edit)
-        count = len(found.edits)
-        note(f"{count} staged, {amount(found.staged_bytes)}; send with `mountcache push`")
+        note(f"{len(found.edits):,} staged, {amount(found.staged_bytes)}")
+        note(_next_for_conflicts([edit.key for edit in conflicts]) or "next: `mountcache push`")
     ctx.exit(Code.CONFLICT if conflicts else Code.STAGED if found.edits else Code.DONE)
+
+
+def _next_for_conflicts(keys: list[str]) -> str:
+    """Return the command that resolves conflicts; "" if there are none."""
+    if not keys:
+        return ""
+    named = f" {shlex.quote(keys[0])}" if len(keys) == 1 else ""
+    return (
+        f"next: `mountcache push{named} --on-conflict keep-both` keeps upstream's and sends mine "
+        "under a new name (ours replaces upstream's, theirs discards mine, merge-metadata "
+        "merges); `mountcache info KEY` and `mountcache cat KEY` show mine"
+    )
 
 
 def _letter(edit: StagedEdit) -> str:
@@ -105,7 +122,7 @@ def _document(edit: StagedEdit) -> dict[str, Any]:
 
 
 @click.command()
-@click.argument("keys", nargs=-1, metavar="[KEY...]")
+@click.argument("words", nargs=-1, metavar="[KEY|PATTERN...]")
 @click.option(
     "--on-conflict",
     type=click.Choice(["fail", "ours", "theirs", "keep-both", "merge-metadata"]),
@@ -118,19 +135,23 @@ def _document(edit: StagedEdit) -> dict[str, Any]:
 @click.option(
     "--workers", type=click.IntRange(1, 64), default=8, show_default=True, help="At once."
 )
+@exact_option
 @config_option
 @json_option
 @click.pass_context
 def push(
     ctx: click.Context,
-    keys: tuple[str, ...],
+    words: tuple[str, ...],
     on_conflict: str,
     max_delete: int | None,
     allow_blind: bool,
     workers: int,
+    exact: bool,
     as_json: bool,
 ) -> None:
     """Send staged edits upstream: those of the keys named, or all.
+
+    A PATTERN is about what is staged.
 
     An edit whose key somebody else changed meanwhile is a conflict: nothing is overwritten, and
     it stays staged. Look, then push it again with --on-conflict ours, theirs, keep-both or
@@ -139,7 +160,7 @@ def push(
     from mountcache.sync import push as send
 
     with opened() as store:
-        named = _staged_ones(store, keys) if keys else None
+        named = _staged_ones(store, words, exact=exact) if words else None
         with progress("push") as step:
             report = send(
                 store,
@@ -157,19 +178,41 @@ def push(
         else:
             _tell_result(result, said)
             said = result.message
-    if not report.results and not keys and not as_json:
-        tell("nothing is staged")
+    if not as_json:
+        if not report.results and not words:
+            tell("nothing is staged")
+        note(_next(report))
     ctx.exit(_code(report))
 
 
-def _staged_ones(store: MountedStore, keys: Iterable[str]) -> list[str]:
+def _next(report: PushReport) -> str:
+    """Say what there is to do after a push."""
+    conflicts = [each.key for each in report.conflicts]
+    left = [each for each in report.results if each.outcome in ("failed", "refused", "blocked")]
+    if conflicts:
+        return _next_for_conflicts(conflicts)
+    if not report.results:
+        return "next: `mountcache put KEY FILE` stages an edit"
+    if not left:
+        return "next: `mountcache ls` lists what is there now"
+    path, settings = configured()
+    first = next((each.error for each in left if each.error is not None), None)
+    more = advice(first, path, settings)
+    return f"next: {more + '; then ' if more else ''}`mountcache push`: {len(left):,} stay staged"
+
+
+def _staged_ones(store: MountedStore, words: Iterable[str], *, exact: bool) -> list[str]:
     """Return the named keys that are staged; say of the others that there is nothing to send."""
-    staged = {edit.key for edit in store.staged()}
+    staged = {edit.key: None for edit in store.staged()}
+    keys = chosen(
+        words, lambda word: like(staged, word),
+        exact=exact, what="nothing staged", listing="status", is_key=store.exists,
+    )  # fmt: skip
     for key in keys:
         if key in staged:
             continue
-        if not store.exists(key):
-            raise NoSuchKeyError(f"no such key: {key!r}")
+        with asking_for(key, store):
+            store.get_metadata(key)
         note(one_line(f"{key}: nothing is staged for it"))
     return [key for key in keys if key in staged]
 
@@ -187,10 +230,7 @@ def _tell_result(result: PushResult, said: str) -> None:
         what = "deleted" if not side.present else f"{amount(side.size)}, {_digest(side)}"
         tell(f"   {one_line(side.label)}: {what}")
     if result.outcome == "conflict":
-        tell(
-            "   nothing was overwritten, the edit stays staged; resolve it with "
-            "--on-conflict ours, theirs, keep-both or merge-metadata, or `mountcache revert`"
-        )
+        tell("   nothing was overwritten, the edit stays staged")
     elif result.message:
         tell(f"   {one_line(result.message)}")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mountcache.cli.codes import Code
-from mountcache.cli.session import configured, json_option, show, tell
+from mountcache.cli.session import configured_mounts, json_option, show, tell
 
 if TYPE_CHECKING:
     from mountcache.config import Settings
@@ -63,7 +63,7 @@ def _proxy(host: str, port: int, as_json: bool) -> None:
     from mountcache.config import open_store
     from mountcache.serve import ServedMount, run_stores
 
-    mounts = configured()
+    mounts = configured_mounts()
 
     def ready(url: str) -> None:
         for name, settings in mounts.items():

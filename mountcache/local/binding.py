@@ -36,11 +36,7 @@ def bind(catalog: Catalog, identity: str | None, mount_point: str) -> None:
         If the directory belongs to another upstream or mount point.
     """
     known, point = catalog.state("identity"), catalog.state("mount_point")
-    if point is not None and point != mount_point:
-        raise DirectoryError(
-            f"this store was mounted at {point!r}, and is now to be at {mount_point!r}; use "
-            "another directory for another mount point"
-        )
+    _check_point(point, mount_point)
     if known is not None and identity is not None and known != identity:
         raise DirectoryError(
             f"this store belongs to upstream {known}, not to {identity}; if upstream has moved, "
@@ -59,8 +55,23 @@ def bind(catalog: Catalog, identity: str | None, mount_point: str) -> None:
         catalog.forget_all_handed()
 
 
+def _check_point(known: str | None, mount_point: str) -> None:
+    if known is not None and known != mount_point:
+        raise DirectoryError(
+            f"this store was mounted at {known!r}, and is now to be at {mount_point!r}; use "
+            "another directory for another mount point"
+        )
+
+
 def rebind(catalog: Catalog, identity: str, mount_point: str) -> None:
-    """Belong to another upstream from now on."""
+    """Belong to another upstream from now on.
+
+    Raises
+    ------
+    DirectoryError
+        If the mount point is another one: that would give every key another name.
+    """
+    _check_point(catalog.state("mount_point"), mount_point)
     with catalog.content.write() as con:
         con.execute(
             "UPDATE copy SET validators = '', version = NULL, expires = NULL, entry = NULL,"

@@ -209,6 +209,25 @@ class Catalog:
             if len(found) < PAGE:
                 return
 
+    def copies(self) -> Iterator[str]:
+        """Iterate over the keys that have a clean copy and no edit."""
+        after = ""
+        while True:
+            found = (
+                self.content.connection()
+                .execute(
+                    "SELECT key FROM copy WHERE key > ? AND key NOT IN (SELECT key FROM edit)"
+                    " ORDER BY key LIMIT ?",
+                    (after, PAGE),
+                )
+                .fetchall()
+            )
+            for (key,) in found:
+                yield key
+            if len(found) < PAGE:
+                return
+            after = found[-1][0]
+
     def ops(self) -> list[Op]:
         """Return the requests in flight, and those whose answer never came."""
         found = self.content.connection().execute(OP_ROWS + " ORDER BY edit_seq").fetchall()

@@ -11,6 +11,7 @@ import glob
 import hashlib
 import io
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -34,7 +35,15 @@ from mountcache.local.records import Row
 from mountcache.sync.folders import Beneath, look, open_file, parts
 from mountcache.sync.mount import Mount, Mounted
 
-__all__ = ["ExportReport", "ImportReport", "Link", "Trees", "export_tree", "import_tree", "poured"]
+__all__ = [
+    "ExportReport",
+    "ImportReport",
+    "Link",
+    "Trees",
+    "export_tree",
+    "import_tree",
+    "poured_file",
+]
 
 Link = Literal["auto", "copy"]
 Metadata = Mapping[str, Any] | Callable[[str, Path], Mapping[str, Any]]
@@ -248,7 +257,7 @@ def _bytes_of(row: Row) -> tuple[str | None, int | None]:
     """Return digest and length of a key's bytes, as far as they are known here."""
     edit, copy, entry = row.edit, row.copy, row.entry
     if edit is not None:
-        return edit.sha256, edit.size
+        return (edit.base.sha256, None) if edit.kind == "meta" else (edit.sha256, edit.size)
     if entry is not None and entry.sha256 is not None:
         return entry.sha256, entry.size
     if copy is not None and (entry is None or copy.entry == entry.entry):
@@ -396,7 +405,7 @@ def _write(store: Trees, folder: Beneath, key: str, link: Link, *, force: bool) 
 
         def fill(file: BinaryIO) -> None:
             nonlocal size
-            size = poured(value, file, link)
+            size = _poured(value, file, link)
 
         folder.write(key, fill, replace=force)
         return size
@@ -426,14 +435,8 @@ def _same(file: io.BufferedReader, value: Value) -> bool:
         return all(file.read(len(piece)) == piece for piece in chunks(data)) and not file.read(1)
 
 
-def poured(value: Value, file: BinaryIO, link: Link) -> int:
-    """Write the data of a value to a new file, sharing blocks if that is asked for and can be.
-
-    Returns
-    -------
-    int
-        Its length.
-    """
+def _poured(value: Value, file: BinaryIO, link: Link) -> int:
+    """Write the data of a value to a new file; return its length."""
     path = getattr(value, "path", None) if link == "auto" else None
     if path is not None and _shared(path, file):
         return os.fstat(file.fileno()).st_size
@@ -445,7 +448,14 @@ def poured(value: Value, file: BinaryIO, link: Link) -> int:
     return size
 
 
-def _shared(path: str, file: BinaryIO) -> bool:
+def poured_file(path: Path, file: BinaryIO) -> None:
+    """Write the bytes of a file to a new one, sharing blocks where that can be."""
+    if not _shared(path, file):
+        with path.open("rb") as data:
+            shutil.copyfileobj(data, file, 1048576)
+
+
+def _shared(path: str | Path, file: BinaryIO) -> bool:
     """Give a new file the blocks of another; False where that can't be, or the other has gone."""
     try:
         with open(path, "rb") as other:
