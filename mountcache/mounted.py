@@ -202,6 +202,10 @@ class MountedStore(AbstractStore):
             except StoreUnavailableError:
                 if self._options.offline == "never":
                     raise
+            except ConfigurationError:
+                # Whoever asks nobody needs no credentials, and is often where there are none.
+                if self._options.offline != "always":
+                    raise
             self._connected_here.append(self.backing_store)
         remote = self._remote
         super().connect(credentials)

@@ -402,6 +402,9 @@ def test_refused_and_expired_credentials_say_where_they_came_from(tmp_path: Path
         _one_sentence(shell("ls"), 3, "LAB isn't set")
         _one_sentence(shell("ls", LAB="ada:expired"), 3, "401", "auth = 'env:LAB'")
         assert shell("cat", "k", LAB="ada:good").out == b"secret\n"
+        # What is here is read without a password where nobody is asked, or where it has expired.
+        assert shell("cat", "k", MOUNTCACHE_OFFLINE="1").out == b"secret\n"
+        assert shell("cat", "k", LAB="ada:expired").out == b"secret\n"
         (tmp_path / "netrc").write_text("machine 127.0.0.1 login ada password good\n")
         (tmp_path / "netrc").chmod(0o600)
         for auth in ("netrc", "command:echo ada:good"):

@@ -31,7 +31,7 @@ from mountcache.mounted import MountedStore
 from mountcache.serve import Origin
 from mountcache.sync import prefetch
 from mountcache.values import StringValue
-from tests.command import ROOT, Shell
+from tests.command import ROOT, Inside
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -81,18 +81,21 @@ def test_toml_is_a_configuration(name: str, code: str, tmp_path: Path) -> None:
 def test_python_of_the_readme_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As it stands there, but for the address of the server."""
-    monkeypatch.setenv("HOME", str(tmp_path))
+    """As it stands there, beside a mountcache.toml."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
     (code,) = [code for name, code in _blocks("python") if name == "README.md"]
     with DiskCacheStore(tmp_path / "origin") as repository, Origin(repository) as origin:
         repository.set("surveys/2024.csv", StringValue(b"a,b\n", {"year": 2024}))
-        exec(code.replace("https://data.example.org/", origin.url), {})
+        (here / "mountcache.toml").write_text(f'url = "{origin.url}"\n')
+        exec(code, {})
         assert repository.to_bytes("surveys/2025.csv") == b"a,b\n"
         assert repository.get_metadata("surveys/2025.csv") == {"year": 2025}
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "staged: ['surveys/2025.csv']"
     assert said[1].startswith("surveys/2025.csv pushed")
-    assert (tmp_path / ".cache" / "surveys").is_dir()
+    assert (here / ".mountcache").is_dir()
 
 
 def _fill_for_libraries(store: AbstractStore, folder: Path) -> None:
@@ -150,6 +153,8 @@ def test_shell_lines_of_the_readme_run(tmp_path: Path) -> None:
     here = tmp_path / "here"
     here.mkdir()
     (here / "results.csv").write_bytes(b"c,d\n")
+    (here / "figures").mkdir()
+    (here / "figures" / "1.svg").write_bytes(b"<svg/>")
     with DiskCacheStore(tmp_path / "origin") as repository, Origin(repository) as origin:
         repository.set("surveys/2024.csv", StringValue(b"a,b\n", {"year": 2024}))
         codes = []
@@ -157,11 +162,13 @@ def test_shell_lines_of_the_readme_run(tmp_path: Path) -> None:
             verb, *rest = shlex.split(line.replace("https://data.example.org/", origin.url))[1:]
             if verb == "push" and not rest:
                 repository.from_bytes("surveys/2025.csv", b"theirs\n")
-            codes.append((verb, Shell(here)(verb, *rest).code))
+            codes.append((verb, Inside(here)(verb, *rest).code))
         assert codes == [
-            ("init", 0), ("ls", 0), ("get", 0), ("put", 0), ("status", 1), ("push", 2), ("push", 0),
+            ("init", 0), ("get", 0), ("ls", 0), ("put", 0), ("put", 0), ("status", 1), ("push", 2),
+            ("push", 0),
         ]  # fmt: skip
         assert repository.to_bytes("surveys/2025.csv") == b"theirs\n"
+        assert repository.to_bytes("surveys/figures/1.svg") == b"<svg/>"
         assert len(list(repository.glob("surveys/2025.csv.conflict-*"))) == 1
     assert (here / "2024.csv").read_bytes() == b"a,b\n"
 
@@ -169,10 +176,11 @@ def test_shell_lines_of_the_readme_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", app.commands)
 def test_row_of_a_command_says_all_of_its_words_and_no_others(name: str) -> None:
     text = (ROOT / "docs" / "cli.md").read_text()
-    (row,) = re.findall(rf"^\| `{name}\b(.*?)` \|", text, re.MULTILINE)
+    (row,) = re.findall(rf"^\| `{name}\b(.*?)` \|", text.replace("\\|", "¦"), re.MULTILINE)
+    row = row.replace("¦", "|")
     parameters = [each for each in app.commands[name].params if each.name not in _EVERYWHERE]
     options = {each.opts[-1] for each in parameters if isinstance(each, click.Option)}
-    shorts = {"-o": "--output", "-l": "--long"}
+    shorts = {"-o": "--output", "-l": "--long", "-r": "--recursive"}
     said = {shorts.get(each, each) for each in re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", row)}
     assert said == options
     for each in parameters:

@@ -89,7 +89,7 @@ def _listed(
 
 
 def _has(metadata: dict[str, Any], where: dict[str, Any]) -> bool:
-    from mountcache.local.catalog import matcher
+    from mountcache.local.view import matcher
 
     return matcher(where, None)("", metadata)
 
@@ -98,7 +98,7 @@ def found(
     store: MountedStore, pattern: str, where: dict[str, Any]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Iterate over the keys, with their metadata, that match a pattern and have some metadata."""
-    from mountcache.local.catalog import matcher
+    from mountcache.local.view import matcher
 
     matches = matcher(where, pattern)
     # These two names are parameters of `query` itself.

@@ -76,9 +76,7 @@ def _next_for_conflicts(keys: list[str]) -> str:
         return ""
     named = f" {shlex.quote(keys[0])}" if len(keys) == 1 else ""
     return (
-        f"next: `mountcache push{named} --on-conflict keep-both` keeps upstream's and sends mine "
-        "under a new name (ours replaces upstream's, theirs discards mine, merge-metadata "
-        "merges); `mountcache info KEY` and `mountcache cat KEY` show mine"
+        f"next: `mountcache push{named} --on-conflict keep-both` (or ours, theirs, merge-metadata)"
     )
 
 
