@@ -587,6 +587,23 @@ def test_edits_go_up_by_put_and_the_listing_shows_them(
     assert sorted(store.query_keys()) == ["read", "runs/new/a", "unread"]
 
 
+def test_file_that_others_removed_after_its_push_is_gone(
+    dav: Nginx | Apache, files: Files, mount: Mount
+) -> None:
+    store = mount(dav.url, write="put")
+    assert not store.exists("runs/a")
+    store.set("runs/a", StringValue(b"mine", {"by": "me"}))
+    result = store.push("runs/a")
+    assert result.message.startswith("upstream keeps no metadata: yours are seen here until")
+    assert store.to_bytes("runs/a") == b"mine"
+    assert store.get_metadata("runs/a") == {"by": "me"}
+    (files.root / "runs" / "a").unlink()
+    store.update_index()
+    assert not store.exists("runs/a")
+    with pytest.raises(KeyError):
+        store.to_bytes("runs/a")
+
+
 def test_what_others_changed_is_kept(dav: Nginx | Apache, files: Files, mount: Mount) -> None:
     for key in ("read", "unread", "gone"):
         files.put(key, b"first")

@@ -113,7 +113,7 @@ def test_edits_go_up_and_the_index_may_lag(person: Person, site: Site, digests: 
     assert [(each.key, each.outcome, each.grade) for each in report.results] == [
         ("a.csv", "pushed", "C"), ("gone.csv", "pushed", "C"), ("runs/new/b.csv", "pushed", "C"),
     ]  # fmt: skip
-    assert "not in upstream's index yet; it keeps no metadata" in report["a.csv"].message
+    assert "not in upstream's index yet; upstream keeps no metadata" in report["a.csv"].message
     assert not any(each.enforced for each in report.results)
     assert all(each.verified for each in report.results)
     assert (site.data / "a.csv").read_bytes() == b"mine"

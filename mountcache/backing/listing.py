@@ -103,6 +103,9 @@ class ListingURLStore(StaticURLStore):
     def _data_of(self, transport: Transport | FileTransport) -> Data:
         return _Listed(transport, self._url_of, time.time)
 
+    def info(self) -> dict[str, Any]:
+        return {**super().info(), "index_lags": False}
+
     def read_index(self, validators: str | None = None) -> IndexReading | None:
         """Walk through all folders, and return what is in them.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -261,13 +262,12 @@ def _counted(count: int, what: str) -> str:
 def _where_data_is(settings: Settings, key: str) -> Settings:
     """Return settings that find the data of a key: under data/, else beside the index."""
     from mountcache.config import backing_store
+    from mountcache.errors import StoreError
 
     for so in (settings, replace(settings, data_path=_BESIDE)):
-        with backing_store(so) as store:
-            try:
-                store.get(key)
-            except KeyError:
-                continue
+        # Some servers forbid what isn't there, or HEAD: what can't be told stays as it was.
+        with suppress(KeyError, StoreError), backing_store(so) as store:
+            store.get(key)
             return so
     return settings
 

@@ -106,7 +106,7 @@ class Journal:
             columns = con.execute(OP_ROWS + " WHERE o.op_id = ?", (op_id,)).fetchone()
         return op_from(columns[0], columns[1:])
 
-    def applied(self, op: Op, settled: Settled, *, masked: bool = False) -> None:
+    def applied(self, op: Op, settled: Settled, *, masked: bool = False, lags: bool = True) -> None:
         """Note that upstream applied an op.
 
         The edit it was made of is gone; one made since has the result for its base. The bytes
@@ -117,6 +117,9 @@ class Journal:
         masked
             Upstream's index is polled: what was pushed stays in force until the index says
             something else than it did when the request was sent.
+        lags
+            The index may go on not naming a new key for a while; otherwise one that it doesn't
+            name is gone.
         """
         catalog = self._catalog
         with catalog.content.write() as con:
@@ -127,7 +130,7 @@ class Journal:
                 con, get_state(con, "gen"), row.row,
                 meta=None if op.kind == "del" else settled.meta,
                 version=settled.version, sha256=op.sha256, size=op.size,
-                asked=True, masked=masked,
+                asked=True, masked=masked and (lags or row.mask_entry is not None),
                 mask_entry=row.mask_entry,
             )  # fmt: skip
             # The copy takes the bytes over before edit and op let go of them.

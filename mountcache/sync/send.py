@@ -249,10 +249,15 @@ class Sender:
             version = theirs.version if certain and op.kind != "meta" else None
             meta = _meta_of(op, theirs)
             self._applied(op, Settled(version, meta, theirs.validators if version else ""))
-            said = "not in upstream's index yet" if self._polled else ""
+            said = ["not in upstream's index yet"] if self._polled and self._lags else []
             if not theirs.keeps_metadata and op.meta != "{}":
-                said += "; it keeps no metadata: yours are seen here until it has news of the key"
-            return PushResult(key, "pushed", said, grade, verified=certain, version=theirs.version)
+                said.append(
+                    "upstream keeps no metadata: yours are seen here until its index has news of it"
+                )
+            message = "; ".join(said)
+            return PushResult(
+                key, "pushed", message, grade, verified=certain, version=theirs.version
+            )
         if op.kind == "put" and theirs.present and verdict is Verdict.UNSURE:
             self._applied(op, Settled(None, _meta_of(op, theirs)))
             return PushResult(key, "pushed", "too large to read back", grade)
@@ -346,7 +351,12 @@ class Sender:
         return isinstance(backing, SupportsIndex) and backing.poll is not None
 
     def _applied(self, op: Op, settled: Settled) -> None:
-        self.mount.journal.applied(op, settled, masked=self._polled)
+        self.mount.journal.applied(op, settled, masked=self._polled, lags=self._lags)
+
+    @property
+    def _lags(self) -> bool:
+        lags: bool = self.mount.backing.info().get("index_lags", True)
+        return lags
 
     def _ask_again(self, op: Op) -> None:
         mount = self.mount
