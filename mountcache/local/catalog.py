@@ -101,6 +101,11 @@ WHERE key = ?2
 """
 """Notes a use, and that a reader was given this version of it: it ends what was seen before."""
 
+_SEE_COPY = """
+UPDATE copy SET seen = NULL WHERE key = ?1 AND seen IS NOT NULL
+AND coalesce(version, 'None') = ?2 AND sha = ?3
+"""
+
 _SEE_ENTRY = """
 UPDATE upstream SET seen = NULL WHERE key = ?1 AND seen IS NOT NULL
 AND (version = ?2 OR (version IS NULL AND entry = ?3))
@@ -284,6 +289,16 @@ class Catalog:
         self.hand_out(entry.key, seen_of_entry(entry))
         if entry.seen is not None:
             self.use(entry.key)
+
+    def write_read(self, con: sqlite3.Connection, key: str) -> None:
+        """Write inside a commit what the author of an edit was given last, if anything was.
+
+        What came unasked and wasn't read stays unseen: also for an edit after a revert.
+        """
+        seen = self._handed.get(key)
+        if seen is not None:
+            con.execute(_SEE_COPY, (key, str(seen.version), seen.sha256))
+            con.execute(_SEE_ENTRY, (key, str(seen.version), seen.entry))
 
     def forget_handed(self, key: str) -> None:
         """Forget what was handed out: a newer state of the key is the author's own."""

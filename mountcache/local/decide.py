@@ -36,7 +36,6 @@ __all__ = [
     "hides_nothing",
     "is_outdated",
     "merged_meta",
-    "same_sight",
     "same_token",
     "stage_delete",
     "stage_write",
@@ -136,13 +135,6 @@ def is_outdated(clean: Clean, before: Row, now: Row) -> bool:
 
 def _told(entry: Entry) -> tuple[bool, str | None, str]:
     return entry.present, entry.version, entry.meta
-
-
-def same_sight(one: Seen, other: Seen) -> bool:
-    """Return whether two readers were given the same."""
-    if one.version is not None and other.version is not None:
-        return one.version == other.version
-    return (one.sha256, one.meta) == (other.sha256, other.meta)
 
 
 def copy_version(copy: Copy) -> str:

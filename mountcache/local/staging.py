@@ -42,10 +42,7 @@ from mountcache.local.decide import (
     base_for,
     hides_nothing,
     merged_meta,
-    same_sight,
     same_token,
-    seen_of_copy,
-    seen_of_entry,
     stage_delete,
     stage_write,
     token_of,
@@ -481,20 +478,7 @@ class Staging:
         if row.edit is not None and row.edit.content not in (None, content):
             catalog.content.release(con, [str(row.edit.content)])
         if announce.mounted:
-            self._note_seen(con, row)
-
-    def _note_seen(self, con: sqlite3.Connection, row: Row) -> None:
-        """Note that what came unasked was read since, if it was: it is what the author has seen.
-
-        Else what the author had seen before stays, also for an edit after a revert of this one.
-        """
-        handed = self.catalog.handed(row.key)
-        if handed is None:
-            return
-        if row.copy is not None and same_sight(handed, seen_of_copy(row.copy)):
-            con.execute("UPDATE copy SET seen = NULL WHERE key = ?", (row.key,))
-        if row.entry is not None and same_sight(handed, seen_of_entry(row.entry)):
-            con.execute("UPDATE upstream SET seen = NULL WHERE key = ?", (row.key,))
+            catalog.write_read(con, row.key)
 
     def _check_here(self, con: sqlite3.Connection, content: str, key: str) -> None:
         """Make sure that bytes which were a clean copy's haven't been evicted meanwhile."""
