@@ -338,6 +338,8 @@ class Catalog:
                 if clean.over is not None and is_outdated(clean, clean.over, row):
                     continue
                 new = self._adopt(con, clean)
+                # Adopted by rename: nothing is left of it to go on with.
+                con.execute("DELETE FROM partial WHERE name = ?", (_name_of(clean),))
                 self.write_copy(con, row, clean, new, now, used, asked=asked)
                 known = row.entry
                 if known is not None and known.entry is not None and known.entry != clean.entry:
@@ -347,6 +349,8 @@ class Catalog:
                     con, gen, row, meta=clean.meta, entry=entry, version=clean.version,
                     sha256=clean.sha256, size=clean.size, asked=asked,
                 )  # fmt: skip
+            # Others may have been given the same room.
+            self._let_go(con, self._over_limit(con))
 
     def _adopt(self, con: sqlite3.Connection, clean: Clean) -> str:
         match clean.body:
@@ -546,34 +550,41 @@ class Catalog:
         return free if self._size_limit is None else min(free, self._size_limit)
 
     def _shortage(self, size: int) -> int:
-        con = self.content.connection()
-        (clean, partial) = con.execute(
-            "SELECT (SELECT sum(value) FROM state WHERE name IN ('clean_bytes', 'undo_bytes')),"
-            " (SELECT coalesce(sum(size), 0) FROM partial)"
-        ).fetchone()
         short = size + self._min_free - self.content.free_bytes()
-        if self._size_limit is not None:
-            short = max(short, clean + partial + size - self._size_limit)
-        return int(short)
+        return max(short, size + self._over_limit(self.content.connection()))
+
+    def _over_limit(self, con: sqlite3.Connection) -> int:
+        """Return how many bytes there are above the limit; less than 0 if there is room."""
+        if self._size_limit is None:
+            return -(2**62)
+        taken: int = con.execute(
+            "SELECT (SELECT sum(value) FROM state WHERE name IN ('clean_bytes', 'undo_bytes'))"
+            " + (SELECT coalesce(sum(size), 0) FROM partial)"
+        ).fetchone()[0]
+        return taken - self._size_limit
 
     def _evict(self, amount: int) -> bool:
         """Let go of about `amount` bytes; tell if there was anything to go."""
         with self.content.write() as con:
             self._write_uses(con, self.clock(), now_too=True)
-            undone = undo.drop(con, self.content, amount, self.clock())
-            amount -= undone
-            gone: list[tuple[str, str]] = []
+            return self._let_go(con, amount)
+
+    def _let_go(self, con: sqlite3.Connection, amount: int) -> bool:
+        undone = undo.drop(con, self.content, amount, self.clock())
+        amount -= undone
+        gone: list[tuple[str, str]] = []
+        if amount > 0:
             for key, content, size in con.execute(
                 "SELECT key, content, size FROM copy WHERE NOT pinned"
                 " AND key NOT IN (SELECT key FROM edit) ORDER BY used"
             ):
-                if amount <= 0:
-                    break
                 gone.append((key, content))
                 amount -= size
-            con.executemany("DELETE FROM copy WHERE key = ?", [(key,) for key, _ in gone])
-            self.content.release(con, [content for _, content in gone])
-            return bool(gone) or undone > 0
+                if amount <= 0:
+                    break
+        con.executemany("DELETE FROM copy WHERE key = ?", [(key,) for key, _ in gone])
+        self.content.release(con, [content for _, content in gone])
+        return bool(gone) or undone > 0
 
     def take_away(self, con: sqlite3.Connection, edit: Edit, why: undo.Why) -> None:
         """Keep an edit for undo inside the commit that takes it away."""
@@ -598,6 +609,11 @@ class Catalog:
             con.executemany(_USE_COPY, [(n, k, str(s.version), s.sha256) for n, k, s in read])
             con.executemany(_SEE_ENTRY, [(k, str(s.version), s.entry) for _, k, s in read])
         return used
+
+
+def _name_of(clean: Clean) -> str | None:
+    """Return the name of the partial that a download came in, if it was one."""
+    return clean.body.name if isinstance(clean.body, Path) else None
 
 
 def expires_after(now: float, lifetime: float | None) -> float | None:

@@ -121,9 +121,9 @@ def keep(
 
 def drop(con: sqlite3.Connection, content: Content, amount: int, now: float) -> int:
     """Let at least `amount` bytes go inside a commit, if there are as many; return how many."""
-    before = _total(con)
-    if before and amount > 0:
-        _let_go(con, content, surplus(_kept(con), now, amount))
+    if amount <= 0 or not (before := _total(con)):
+        return 0
+    _let_go(con, content, surplus(_kept(con), now, amount))
     return before - _total(con)
 
 
