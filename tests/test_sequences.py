@@ -246,6 +246,27 @@ def lose_request(origin: Origin) -> None:
     origin.before = once
 
 
+def test_refusal_whose_reason_cant_be_asked_for_keeps_the_edit(
+    store: MountedStore, origin: Origin
+) -> None:
+    put(origin, "k", "one")
+    store.to_bytes("k")
+    put(store, "k", "mine")
+
+    def theirs_and_gone(verb: str, key: str) -> None:
+        origin.before = lambda verb, key: None
+        put(origin, "k", "theirs")
+        origin.down = True
+
+    origin.before = theirs_and_gone
+    assert sync.push(store)["k"].outcome == "failed"
+    assert store.to_bytes("k") == b"mine"
+    origin.down = False
+    store._remote.wake()
+    assert sync.push(store)["k"].outcome == "conflict"
+    assert origin.to_bytes("k") == b"theirs"
+
+
 def test_lost_reply_of_an_applied_write_is_no_conflict(store: MountedStore, origin: Origin) -> None:
     put(origin, "k", "d0")
     store.get("k")
