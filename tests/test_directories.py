@@ -400,39 +400,35 @@ def test_sentence_comes_at_first_use_too(tmp_path: Path) -> None:
 # -- copies ----------------------------------------------------------------------------------
 
 
-def incarnation(path: Path) -> tuple[str, bool]:
+def incarnation(path: Path) -> str:
     content = DiskContent(path)
     content.close()
-    return content.incarnation, content.fresh_incarnation
+    return content.incarnation
 
 
 def test_incarnation_stays_while_the_directory_does(store: Path) -> None:
-    first, fresh = incarnation(store)
+    first = incarnation(store)
     assert first
-    assert not fresh
-    assert incarnation(store) == (first, False)
+    assert incarnation(store) == first
     moved = store.rename(store.with_name("moved"))
-    assert incarnation(moved) == (first, False)
+    assert incarnation(moved) == first
 
 
 def test_copy_is_another_incarnation(store: Path, tmp_path: Path) -> None:
-    first, _ = incarnation(store)
+    first = incarnation(store)
     copy = Path(shutil.copytree(store, tmp_path / "copy"))
-    second, fresh = incarnation(copy)
-    assert fresh
+    second = incarnation(copy)
     assert second != first
-    assert incarnation(copy) == (second, False)
-    assert incarnation(store) == (first, False)
+    assert incarnation(copy) == second
+    assert incarnation(store) == first
     assert value_of(copy) == LARGE
 
 
 def test_database_restored_in_its_place_is_another_incarnation(store: Path) -> None:
-    first, _ = incarnation(store)
+    first = incarnation(store)
     shutil.copy(store / "cache.db", store / "backup")
     (store / "backup").replace(store / "cache.db")
-    second, fresh = incarnation(store)
-    assert fresh
-    assert second != first
+    assert incarnation(store) != first
 
 
 # -- read only -------------------------------------------------------------------------------
@@ -470,7 +466,7 @@ def test_directory_that_cant_be_written_is_read(store: Path) -> None:
         after="""
         with DiskCacheStore(path) as store:
             content = store.catalog.content
-            assert content.readonly and content.incarnation and not content.fresh_incarnation
+            assert content.readonly and content.incarnation
             assert store.get_data("key").read() == LARGE
             assert store.get_metadata("key") == {"a": 1}
             assert list(store.query_keys()) == ["key"]

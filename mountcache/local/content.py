@@ -309,10 +309,6 @@ class Content(Protocol):
     def incarnation(self) -> str:
         """Names the store, and never its copy or a restored backup."""
 
-    @property
-    def fresh_incarnation(self) -> bool:
-        """Whether this opening found a copy or a restored backup, and named it anew."""
-
     def connection(self) -> GuardedConnection:
         """Return this thread's connection, in autocommit; ask again after a fork."""
 

@@ -88,7 +88,6 @@ class DiskContent(DatabaseContent):
         self._durable = durability == "full"
         self.boot = _boot()
         self.incarnation = ""
-        self.fresh_incarnation = False
         self._local = threading.local()
         self._opening = threading.RLock()
         self._connections: weakref.WeakSet[GuardedConnection] = weakref.WeakSet()
@@ -141,7 +140,6 @@ class DiskContent(DatabaseContent):
                     StoreCache(self.where, lambda: con, self.new_id, create=True)
                 write_settings(con)
                 if not found.exists or found.moved:
-                    self.fresh_incarnation = found.exists
                     incarnation = places.name_again(con, path)
                 con.execute("COMMIT")
             except BaseException:
@@ -168,7 +166,7 @@ class DiskContent(DatabaseContent):
             raise DirectoryError(f"the store in {path} isn't finished, and can't be written here")
         self.incarnation = found.incarnation
         if found.moved:
-            self.incarnation, self.fresh_incarnation = secrets.token_hex(16), True
+            self.incarnation = secrets.token_hex(16)
         self._begin_life()
 
     def _begin_life(self) -> None:

@@ -52,7 +52,6 @@ class MemoryContent(DatabaseContent):
     """
 
     boot = ""
-    fresh_incarnation = False
 
     def __init__(self) -> None:
         super().__init__("this MemoryStore")
