@@ -26,7 +26,7 @@ from urllib3.response import HTTPResponse as Response
 from mountcache.deadline import end_of_call, within
 from mountcache.errors import IntegrityError, StoreError, StoreUnavailableError
 
-__all__ = ["DECODABLE", "Adapter", "Body", "DecodedBody", "HTTPBody", "awaited"]
+__all__ = ["DECODABLE", "Adapter", "Body", "DecodedBody", "HTTPBody", "Waits", "waits"]
 
 _INTERIM: Final = 20
 """How many interim answers are read past."""
@@ -39,8 +39,32 @@ _LENGTH: Final = re.compile(r"\d{1,18}", re.ASCII)
 _EITHER: Final = zlib.MAX_WBITS | 32
 
 
-awaited: ContextVar[set[_Timed]] = ContextVar("mountcache_awaited", default=set())  # noqa: B039
-"""Where the answers are noted whose heads are waited for, so that a store can be closed."""
+class Waits:
+    """The answers that a store waits for, so that closing it can end the waiting."""
+
+    def __init__(self) -> None:
+        self._answers: set[_Timed] = set()
+        self._over = False
+
+    def begin(self, answer: _Timed) -> None:
+        """Wait for the head of an answer."""
+        self._answers.add(answer)
+        if self._over:
+            answer.give_up()
+
+    def end(self, answer: _Timed) -> None:
+        """Wait for it no longer."""
+        self._answers.discard(answer)
+
+    def give_up(self) -> None:
+        """End the waits of other threads, those about to begin too."""
+        self._over = True
+        for answer in list(self._answers):
+            answer.give_up()
+
+
+waits: ContextVar[Waits | None] = ContextVar("mountcache_waits", default=None)
+"""Where the answers to this thread's requests are waited for."""
 
 
 class _Timed(io.RawIOBase):
@@ -131,12 +155,12 @@ class _FinalResponse(HTTPResponse):
         stream = self.fp
         lines: Any = _Lines(stream)
         self.fp = lines
-        waiting = awaited.get()
-        waiting.add(self._timed)
+        waiting = waits.get() or Waits()
+        waiting.begin(self._timed)
         try:
             super().begin()
         finally:
-            waiting.discard(self._timed)
+            waiting.end(self._timed)
             if self.fp is lines:
                 self.fp = stream
             self._timed.go_on()

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import requests
@@ -33,7 +33,7 @@ from urllib3.exceptions import (
 )
 
 from mountcache.abc import Readable
-from mountcache.backing.connection import DECODABLE, Body, DecodedBody, HTTPBody, awaited
+from mountcache.backing.connection import DECODABLE, Body, DecodedBody, HTTPBody, Waits, waits
 from mountcache.backing.credentials import login_of, may_change
 from mountcache.backing.freshness import parse_date
 from mountcache.backing.session import OwnSession, environment_proxies, plain_session
@@ -224,7 +224,7 @@ class Transport:
         self._homes = frozenset(origin_of(url) for url in urls)
         self._lock = Lock()
         self._stopping = threading.Event()
-        self._awaited: set[Any] = set()
+        self._waits = Waits()
         self._credentials: object = None
         self._session: OwnSession | None = None
         self._stranger: requests.Session | None = None
@@ -254,8 +254,8 @@ class Transport:
     def close(self) -> None:
         """Close all connections, and end what waits for an answer or a repeat."""
         self._stopping.set()
-        for answer in list(self._awaited):
-            answer.give_up()
+        waiting, self._waits = self._waits, Waits()
+        waiting.give_up()
         with self._lock:
             self._close_sessions()
 
@@ -413,7 +413,7 @@ class Transport:
         end = end_of_call()
         left = math.inf if end is None else max(0.01, end - time.monotonic())
         connect = min(connect, left)
-        awaited.set(self._awaited)
+        waits.set(self._waits)
         fields = {"Accept-Encoding": "identity", "Accept": "*/*", **headers}
         sent = None if payload is None else _Sent(payload, what)
         pool = None if own is None else own.pool(url)
