@@ -163,6 +163,19 @@ def test_confirmation_that_nobody_asked_for_confirms_nothing(
             store.to_bytes("a")
 
 
+def test_confirmation_of_a_weak_tag_makes_no_version(
+    scripted: ScriptedServer, tmp_path: Path
+) -> None:
+    weak = Reply(200, b"first", {"ETag": 'W/"1"'})
+    scripted.on("GET", "/a", weak, Reply(304, headers={"ETag": '"1"'}))
+    with mounted(static(scripted), tmp_path) as store:
+        assert store.to_bytes("a") == b"first"
+        assert store.to_bytes("a") == b"first"
+        copy = store.mount.catalog.row("a").copy
+        assert copy is not None
+        assert copy.version is None
+
+
 def test_values_of_many_changed_keys_hold_no_connections(
     scripted: ScriptedServer, tmp_path: Path
 ) -> None:

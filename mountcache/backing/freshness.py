@@ -203,6 +203,10 @@ def facts_from(headers: Mapping[str, str], *, now: float, whole: bool = True) ->
 
 
 def facts_of_304(headers: Mapping[str, str], *, now: float) -> Facts:
-    """Return what an answer adds to the copy that it confirms (RFC 9111 4.3.4)."""
-    facts = facts_from(headers, now=now, whole=False)
+    """Return what an answer adds to the copy that it confirms (RFC 9111 4.3.4).
+
+    That is no version: a weak tag or a date that still holds doesn't say that the bytes are the
+    very ones which a strong tag names now.
+    """
+    facts = replace(facts_from(headers, now=now, whole=False), version=None)
     return facts if "ETag" in headers else replace(facts, validators="")
