@@ -6,12 +6,12 @@ Next door: `pages` (what one folder holds), `listing` (the store that is made of
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
 import queue
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -93,7 +93,7 @@ class Crawl:
         By the constructor, if the root can't be listed.
     """
 
-    def __init__(self, names: Callable[[str], Iterator[Item]], bounds: Bounds) -> None:
+    def __init__(self, names: Callable[[str], Generator[Item]], bounds: Bounds) -> None:
         self.withheld: list[str] = []
         self._names = names
         self._bounds = bounds
@@ -101,17 +101,15 @@ class Crawl:
         self._came: queue.Queue[_Read] = queue.Queue(2 * bounds.workers)
         self._stopped = False
         self._odd: list[str] = []
-        # Here, so that whoever asks for the listing hears whether there is one.
-        root = names("")
-        first = next(root, None)
-        self._root = root if first is None else itertools.chain([first], root)
-        self._close_root = getattr(root, "close", lambda: None)
+        # Whoever asks for the listing hears whether there is one. The walk reads the root again:
+        # what is in it has to be later than what was known when the walk began.
+        with closing(names("")) as root:
+            next(root, None)
         self.entries = self._walk()
 
     def close(self) -> None:
         """End the walk."""
         self.entries.close()
-        self._close_root()
 
     def _walk(self) -> Generator[tuple[str, Item]]:
         pool = ThreadPoolExecutor(self._bounds.workers, "mountcache-listing")
@@ -165,11 +163,10 @@ class Crawl:
             self._came.put(end)
 
     def _read_names(self, folder: _Folder, end: _Read) -> None:
-        names = self._names(folder.prefix) if folder.prefix else self._root
         seen = hashlib.sha256()
         below: list[str] = []
         has_files = False
-        for item in names:
+        for item in self._names(folder.prefix):
             if self._stopped:
                 return
             key = folder.prefix + item.name

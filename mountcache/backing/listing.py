@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
@@ -128,7 +128,7 @@ class ListingURLStore(StaticURLStore):
         )
         return IndexReading(entries, None, crawl.close, crawl.withheld)
 
-    def names(self, prefix: str = "") -> Iterator[Item]:
+    def names(self, prefix: str = "") -> Generator[Item]:
         """Iterate over what is in one folder, as its page lists it.
 
         Parameters
