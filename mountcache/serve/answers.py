@@ -89,10 +89,10 @@ def problem_of(error: Exception, key: str, *, proxied: bool = False) -> Problem 
             return Problem(403, "read-only", "The store can only be read", str(error))
         case PushInProgressError():
             return Problem(409, "in-flight", "The key is being pushed", str(error), key=key)
+        case StoreUnavailableError() if proxied:
+            return Problem(504, "unavailable", "Upstream is out of reach", str(error), key=key)
         case StoreUnavailableError():
-            return Problem(
-                504 if proxied else 503, "unavailable", "The data isn't here", str(error), key=key
-            )
+            return Problem(503, "unavailable", "The data isn't here", str(error), key=key)
         case ChangedWhileReadingError():
             return Problem(
                 503,
