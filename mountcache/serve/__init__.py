@@ -1,9 +1,9 @@
 """``mountcache serve`` as a library: an origin out of a directory, or a caching proxy.
 
 ``wire``, ``conditions`` and ``body`` know HTTP and no store; ``reading``, ``writing``,
-``batch`` and ``listing`` know the store and no socket; ``mounts`` makes a mount such a store;
-``app`` brings them together, ``flights`` saves it questions, and ``run`` and ``process`` put it
-on a port.
+``batch`` and ``listing`` know the store and no socket; ``mounts`` and ``shown`` make a mount
+such a store; ``app`` brings them together, ``flights`` saves it questions, ``threads`` do its
+work, and ``run`` and ``process`` put it on a port.
 """
 
 from __future__ import annotations

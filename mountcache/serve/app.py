@@ -31,9 +31,9 @@ from mountcache.serve.body import Body
 from mountcache.serve.conditions import Conditions, read_verdict
 from mountcache.serve.flights import Flights
 from mountcache.serve.listing import gzipped, index, key_lines, record_lines
-from mountcache.serve.mounts import How, told
 from mountcache.serve.reading import read_data, read_metadata
 from mountcache.serve.served import AsksUpstream, Served
+from mountcache.serve.shown import How, told
 from mountcache.serve.threads import Threads
 from mountcache.serve.wire import (
     Problem,

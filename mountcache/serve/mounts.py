@@ -1,9 +1,4 @@
-"""A mount as a store to serve: what a client was shown has a name, and writes are staged.
-
-The names are content hashes wherever the bytes are known, as those of an origin are. What a
-plain upstream is about to send is named after its own version; both names are good for one
-value, so that a copy which has arrived meanwhile doesn't change what a client holds.
-"""
+"""A mount as a store to serve: its values have names (`shown`), and writes to it are staged."""
 
 from __future__ import annotations
 
@@ -20,169 +15,22 @@ from mountcache.abc import (
     Base,
     Pushed,
     Readable,
-    Source,
     SupportsIndex,
     Value,
     chunks,
     facts_of,
     read_again,
 )
-from mountcache.capabilities import Facts
-from mountcache.errors import ChangedWhileReadingError, ConflictError, StoreUnavailableError
-from mountcache.jsonform import content_version, normal_form, parse, spelling
+from mountcache.errors import ConflictError, StoreUnavailableError
+from mountcache.jsonform import parse, spelling
 from mountcache.local.listing import Known, with_known
 from mountcache.local.records import StoredRecord
 from mountcache.local.value import Snapshot
 from mountcache.local.view import matcher
 from mountcache.mounted import MountedStore
+from mountcache.serve.shown import IN_MEMORY, Shown, names_of, version_of
 
-__all__ = ["How", "ServedMount", "Shown", "told"]
-
-_IN_MEMORY = 1048576
-
-How = Literal["warm", "asked", "collapsed"]
-"""How a value was come by: it was here; upstream was asked; somebody else's question served."""
-
-
-class Shown(Value):
-    """A value under the names by which clients know it.
-
-    Parameters
-    ----------
-    value
-        The value.
-    names
-        Its names, the best one first; none if nothing tells its bytes from others.
-    base
-        What the mount's setters call it.
-    stream
-        Its data, if that is on its way.
-    size
-        Its length in bytes, if that is known.
-    expected
-        Upstream's version of the bytes, if it has one.
-    """
-
-    def __init__(
-        self,
-        value: Value,
-        names: tuple[str, ...],
-        base: Base = None,
-        *,
-        stream: io.BufferedIOBase | None = None,
-        size: int | None = None,
-        expected: str | None = None,
-    ) -> None:
-        self.names = names
-        self.base = base
-        self.fetched = False
-        """Whether a copy has just come from upstream."""
-        self._value = value
-        self._size = value.size if size is None else size
-        self._expected = expected
-        self._metadata = value.metadata
-        self._bytes: bytes | None = None
-        self._streams = [] if stream is None else [stream]
-        if stream is not None and self._size is not None and self._size <= _IN_MEMORY:
-            with stream:
-                self._bytes = stream.read()
-            self._streams.clear()
-
-    @property
-    def data(self) -> io.BufferedIOBase:
-        if self._bytes is not None:
-            return io.BytesIO(self._bytes)
-        try:
-            return self._streams.pop()
-        except IndexError:
-            return self._checked(self._value.data)
-
-    def range(self, start: int | None = None, end: int | None = None) -> io.BufferedIOBase:
-        if self._bytes is not None:
-            return super().range(start, end)
-        return self._checked(self._value.range(start, end))
-
-    def _checked(self, stream: io.BufferedIOBase) -> io.BufferedIOBase:
-        found = _version_of(stream)
-        if self._expected is not None and found is not None and found != self._expected:
-            stream.close()
-            raise ChangedWhileReadingError(
-                "the value was replaced upstream while it was being read; ask for it again"
-            )
-        return stream
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        return self._metadata
-
-    @property
-    def version(self) -> str | None:
-        return self.names[0] if self.names else None
-
-    @property
-    def size(self) -> int | None:
-        return self._size
-
-    @property
-    def modified(self) -> float | None:
-        return self._value.modified
-
-    @property
-    def source(self) -> Source:
-        return "upstream" if self.fetched else self._value.source
-
-    @property
-    def age(self) -> float:
-        return self._value.age
-
-    @property
-    def stale(self) -> bool:
-        return self._value.stale
-
-    @property
-    def facts(self) -> Facts:
-        return facts_of(self._value)
-
-
-def told(value: Value, how: How) -> dict[str, str]:
-    """Return the header fields that say where a value comes from.
-
-    Age is RFC 9111 5.1; Cache-Status is RFC 9211.
-    """
-    match value.source, how:
-        case "staged", _:
-            return {"Cache-Status": "mountcache; hit; detail=staged"}
-        case "cached", _ if value.stale:
-            status = "hit; detail=offline"
-        case "cached", "warm":
-            status = "hit"
-        case "cached", _:
-            status = "fwd=stale"
-        case _:
-            status = "fwd=uri-miss"
-    if how == "collapsed" and not value.stale:
-        status += "; collapsed"
-    found = {"Cache-Status": f"mountcache; {status}"}
-    if value.source == "cached":
-        found["Age"] = str(int(value.age))
-    return found
-
-
-def _names(sha256: str | None, version: str | None, metadata: Mapping[str, Any]) -> tuple[str, ...]:
-    found = []
-    if sha256 is not None:
-        found.append(content_version(sha256, metadata))
-    if version is not None and version not in found:
-        # Upstream's own may leave the metadata out.
-        text = f"{version}\n{normal_form(metadata)}"
-        found.append(hashlib.sha256(text.encode()).hexdigest())
-    return tuple(found)
-
-
-def _version_of(stream: io.BufferedIOBase) -> str | None:
-    """Return upstream's version of the bytes that a stream brings."""
-    version: str | None = getattr(getattr(stream, "raw", None), "version", None)
-    return version
+__all__ = ["ServedMount"]
 
 
 class ServedMount:
@@ -267,11 +115,11 @@ class ServedMount:
         """Return a value of whose bytes a stream has come."""
         raw = getattr(look, "raw", None)
         size: int | None = getattr(raw, "size", None)
-        if (size is None or size <= _IN_MEMORY) and (kept := self._store.warm(key)) is not None:
+        if (size is None or size <= IN_MEMORY) and (kept := self._store.warm(key)) is not None:
             shown = self._shown(kept)
             shown.fetched = True
             return shown
-        return self._shown(value, version=_version_of(look), stream=stream, size=size)
+        return self._shown(value, version=version_of(look), stream=stream, size=size)
 
     def _shown(
         self,
@@ -287,7 +135,7 @@ class ServedMount:
             version = value.version
         shown = Shown(
             value,
-            _names(facts_of(value).sha256, version, value.metadata),
+            names_of(facts_of(value).sha256, version, value.metadata),
             stream=stream,
             size=size,
             expected=version if value.source == "upstream" else None,
@@ -328,33 +176,42 @@ class ServedMount:
         return self._records(view, where)
 
     def _records(self, view: MountedStore, where: Mapping[str, Any]) -> Iterator[StoredRecord]:
-        point, answers = view.mount_point, matcher(where, None)
-        # Names that are taken in the signature of `query` are looked at here alone.
+        answers = matcher(where, None)
+        for key, metadata, known in self._seen(view, where):
+            if known is None:
+                if answers(key, metadata):
+                    yield StoredRecord(key, metadata, None, None, None, 0.0)
+                continue
+            metadata, version = parse(known.meta), known.version
+            # It may have changed since the query found it.
+            if not answers(key, metadata):
+                continue
+            if not known.staged:
+                names = names_of(known.sha256, None if self._indexed else version, metadata)
+                version = names[0] if names else None
+            yield StoredRecord(
+                key, metadata, known.size, known.sha256, version, known.modified or 0.0
+            )
+
+    def _seen(
+        self, view: MountedStore, where: Mapping[str, Any]
+    ) -> Iterator[tuple[str, dict[str, Any], Known | None]]:
+        """Iterate over what a query finds, and what is known of each key that is mounted."""
+        point, catalog = view.mount_point, view.mount.catalog
+        # Names that are taken in the signature of `query` are left to who asks.
         asked = {name: value for name, value in where.items() if name not in ("self", "select")}
-        found = (pair for pair in view.query(**asked) if answers(*pair))
-        for inside, pairs in groupby(found, lambda pair: pair[0].startswith(point)):
+        for inside, pairs in groupby(view.query(**asked), lambda pair: pair[0].startswith(point)):
             if not inside:
-                yield from (StoredRecord(*pair, None, None, None, 0.0) for pair in pairs)
+                yield from ((key, metadata, None) for key, metadata in pairs)
                 continue
             short = ((key[len(point) :], metadata) for key, metadata in pairs)
-            for (key, metadata), known in with_known(view.mount.catalog, short):
-                if known is None:
-                    yield StoredRecord(point + key, metadata, None, None, None, 0.0)
-                # It may have changed since the query found it.
-                elif answers(key, parse(known.meta)):
-                    yield self._record(point + key, known)
-
-    def _record(self, key: str, known: Known) -> StoredRecord:
-        metadata, version = parse(known.meta), known.version
-        if not known.staged:
-            names = _names(known.sha256, None if self._indexed else version, metadata)
-            version = names[0] if names else None
-        return StoredRecord(key, metadata, known.size, known.sha256, version, known.modified or 0.0)
+            for (key, metadata), known in with_known(catalog, short):
+                yield point + key, metadata, known
 
     def revision(self) -> str:
         """Return what changes with every change of what the mount shows.
 
-        It is the hash of the whole listing.
+        It is a hash over the whole listing.
 
         Raises
         ------
@@ -362,8 +219,12 @@ class ServedMount:
             If upstream may hold more than is known here.
         """
         found = hashlib.sha256()
-        for each in self._records(self._store, {}):
-            found.update(f"{each.key}\n{spelling(each.metadata)}\n{each.version}\n".encode())
+        for key, metadata, known in self._seen(self._store, {}):
+            if known is None:
+                text = spelling(metadata)
+            else:
+                text = f"{known.meta}\n{known.size}\n{known.sha256}\n{known.version}"
+            found.update(f"{key}\n{text}\n".encode())
         return found.hexdigest()
 
     # -- writing -------------------------------------------------------------------------
