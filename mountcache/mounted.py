@@ -789,7 +789,7 @@ class MountedStore(AbstractStore):
     def _here(self, key: str) -> Value:
         """Return the value of a key, its bytes fetched if they can be kept."""
         value = self._value(key, data=True)
-        if value.source == "upstream":
+        if value.source == "upstream" and self._options.fill:
             with value.data as data:
                 for _ in chunks(data):
                     pass

@@ -21,6 +21,9 @@ from mountcache.local.memory import MemoryStore
 from mountcache.mounted import MountedStore
 from mountcache.serve import Origin
 from mountcache.values import StringValue
+from tests.servers import Reply, ScriptedServer, scripted
+
+__all__ = ["scripted"]
 
 LARGE = os.urandom(2_500_000)
 
@@ -122,6 +125,19 @@ def test_what_cant_be_kept_is_lent_all_the_same(origin: Origin, tmp_path: Path) 
     ):
         assert path.read_bytes() == LARGE
         assert store.stats()["cached_keys"] == 0
+
+
+def test_path_of_what_isnt_to_be_kept_costs_one_download(
+    scripted: ScriptedServer, tmp_path: Path
+) -> None:
+    scripted.on("GET", "/a.bin", Reply(200, LARGE))
+    backing = StaticURLStore(scripted.url, data_path="", query_path=None)
+    local = DiskCacheStore(tmp_path / "here", min_free=0)
+    with MountedStore("", local, backing) as store:
+        with store.with_options(fill=False).local_path("a.bin") as path:
+            assert path.read_bytes() == LARGE
+        assert store.stats()["cached_keys"] == 0
+    assert len(scripted.asked("GET")) == 1
 
 
 def test_store_in_memory_lends_copies() -> None:
