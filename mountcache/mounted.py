@@ -30,23 +30,17 @@ from mountcache.abc import (
     unpack,
 )
 from mountcache.errors import (
-    AuthorizationError,
     ConfigurationError,
     ConflictError,
     InvalidKeyError,
-    PushInProgressError,
     ReadOnlyKeyError,
-    StoreBusyError,
     StoreError,
     StoreUnavailableError,
 )
 from mountcache.events import (
     BaseEvent,
     EventManager,
-    StoreDeleteEvent,
     StorePushEvent,
-    StoreSetEvent,
-    StoreUpdateEvent,
 )
 from mountcache.jsonform import parse, spelling
 from mountcache.keys import check_key
@@ -61,11 +55,10 @@ from mountcache.local.store import default_author
 from mountcache.local.view import literal_prefix, matcher
 from mountcache.locks import Lock
 from mountcache.overlay import Overlay
+from mountcache.sync import single
 from mountcache.sync.mount import Mount
-from mountcache.sync.push import push_mount
 from mountcache.sync.remote import Options, Remote, check_offline
 from mountcache.sync.report import PushResult
-from mountcache.sync.send import Sender
 from mountcache.sync.status import staged
 
 __all__ = ["MountedStore"]
@@ -633,22 +626,7 @@ class MountedStore(AbstractStore):
             if not self.exists(key):
                 raise KeyError(key)
             return PushResult(key, "already there", "nothing is staged for it")
-        (result,) = push_mount(mount, [short], workers=1, take_unbased=True).results
-        match result.outcome:
-            case "pushed" | "already there" | "stored differently":
-                return result
-            case "conflict":
-                conflict = result.conflict
-                raise ConflictError(
-                    f"{key!r}: {result.message}",
-                    key=key,
-                    expected=conflict.base if conflict else None,
-                    found=conflict.upstream.version if conflict else None,
-                )
-            case "blocked":
-                raise AuthorizationError(result.message)
-            case _:
-                raise result.error or StoreError(f"{key!r}: {result.message}")
+        return single.push_one(mount, short)
 
     def revert(self, key: str) -> list[str]:
         """Discard the staged edit of a key: it is upstream's again.
@@ -667,47 +645,8 @@ class MountedStore(AbstractStore):
         StoreUnavailableError
             If a push of it had no answer, and upstream can't be asked what became of it.
         """
-        short = self._mine(key)
-        mount = self.mount
-        mount.staging.refuse_in_transaction("revert")
-        self._settle_before_revert(short)
-        before = {short: mount.catalog.row(short)}
-        if before[short].edit is None:
-            raise KeyError(key)
-        reverted = mount.journal.revert(short)
-        self._agree(*reverted)
-        for name in reverted:
-            self._announce_revert(name, before.get(name))
-        return [mount.full(name) for name in reverted]
-
-    def _settle_before_revert(self, short: str) -> None:
-        mount = self.mount
-        if mount.catalog.row(short).op is None:
-            return
-        in_progress = PushInProgressError(
-            f"{mount.full(short)!r} is being pushed; wait for the push to end, then revert"
-        )
-        try:
-            with mount.journal.pushing(wait=0.0):
-                mount.journal.abandon_dead()
-                op = mount.catalog.row(short).op
-                if op is not None and op.state == "sending":
-                    raise in_progress
-                if op is not None:
-                    Sender(mount).settle(op, send=False)
-        except StoreBusyError:
-            raise in_progress from None
-
-    def _announce_revert(self, name: str, before: Row | None) -> None:
-        now = self.mount.catalog.row(name)
-        there = merged_meta(now)
-        was_there = before is not None and merged_meta(before) is not None
-        key = self.mount.full(name)
-        if there is not None:
-            kind = StoreUpdateEvent if was_there else StoreSetEvent
-            self._emit(kind(key=key, metadata=parse(there)))
-        elif was_there and before is not None:
-            self._emit(StoreDeleteEvent(key=key, metadata=parse(merged_meta(before) or "{}")))
+        reverted = single.revert(self.mount, self._mine(key), lambda names: self._agree(*names))
+        return [self.mount.full(name) for name in reverted]
 
     def drop(self, key: str) -> None:
         """Forget the clean copy of a key; upstream keeps it.
