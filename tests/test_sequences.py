@@ -18,6 +18,7 @@ from mountcache import sync
 from mountcache.abc import ABSENT
 from mountcache.errors import ConflictError, PushInProgressError, StoreUnavailableError
 from mountcache.events import StoreModificationEvent
+from mountcache.local import undo
 from mountcache.local.disk import DiskCacheStore
 from mountcache.local.memory import MemoryStore
 from mountcache.local.store import LocalStore
@@ -798,3 +799,7 @@ class TestGradeC:
         assert sync.push(store)["k"].outcome == "stored differently"
         origin.after = lambda verb, key: None
         assert store.to_bytes("k") == b"rewritten"
+        # It may as well have been a stranger: what was staged can be had back.
+        (mine,) = undo.entries(store.mount.catalog.content.connection(), "k")
+        assert mine.content is not None
+        assert store.mount.catalog.open_content(mine.content).read() == b"mine"

@@ -106,7 +106,15 @@ class Journal:
             columns = con.execute(OP_ROWS + " WHERE o.op_id = ?", (op_id,)).fetchone()
         return op_from(columns[0], columns[1:])
 
-    def applied(self, op: Op, settled: Settled, *, masked: bool = False, lags: bool = True) -> None:
+    def applied(
+        self,
+        op: Op,
+        settled: Settled,
+        *,
+        masked: bool = False,
+        lags: bool = True,
+        altered: bool = False,
+    ) -> None:
         """Note that upstream applied an op.
 
         The edit it was made of is gone; one made since has the result for its base. The bytes
@@ -120,6 +128,9 @@ class Journal:
         lags
             The index may go on not naming a new key for a while; otherwise one that it doesn't
             name is gone.
+        altered
+            Upstream shows something else than was sent: no copy is kept, and the edit goes where
+            it can be had back from.
         """
         catalog = self._catalog
         with catalog.content.write() as con:
@@ -134,8 +145,10 @@ class Journal:
                 mask_entry=row.mask_entry,
             )  # fmt: skip
             # The copy takes the bytes over before edit and op let go of them.
-            self._write_copy(con, row.row, op, settled)
+            self._write_copy(con, row.row, op, settled, altered=altered)
             if row.edit is not None and row.edit.seq == op.edit_seq:
+                if altered:
+                    catalog.take_away(con, row.edit, "given up")
                 self._staging.forget(con, row.row)
             elif row.edit is not None and row.edit.base.op_id == op.op_id:
                 sha = op.sha256 or op.base.sha256
@@ -306,11 +319,13 @@ class Journal:
         con.execute("DELETE FROM op WHERE op_id = ?", (op.op_id,))
         return _Ended(row, row.edit, found[0])
 
-    def _write_copy(self, con: sqlite3.Connection, row: Row, op: Op, settled: Settled) -> None:
+    def _write_copy(
+        self, con: sqlite3.Connection, row: Row, op: Op, settled: Settled, *, altered: bool
+    ) -> None:
         catalog = self._catalog
         now = catalog.clock()
         used = get_state(con, "used")
-        if op.kind == "del":
+        if op.kind == "del" or altered:
             if row.copy is not None:
                 con.execute("DELETE FROM copy WHERE key = ?", (op.key,))
                 catalog.content.release(con, [row.copy.content])

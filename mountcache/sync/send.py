@@ -262,8 +262,7 @@ class Sender:
             self._applied(op, Settled(None, _meta_of(op, theirs)))
             return PushResult(key, "pushed", "too large to read back", grade)
         if op.kind == "put" and theirs.present:
-            self._applied(op, Settled(None, op.meta))
-            mount.catalog.drop_copy(op.key)
+            self._applied(op, Settled(None, op.meta), altered=True)
             return PushResult(
                 key,
                 "stored differently",
@@ -350,8 +349,10 @@ class Sender:
         backing = self.mount.backing
         return isinstance(backing, SupportsIndex) and backing.poll is not None
 
-    def _applied(self, op: Op, settled: Settled) -> None:
-        self.mount.journal.applied(op, settled, masked=self._polled, lags=self._lags)
+    def _applied(self, op: Op, settled: Settled, *, altered: bool = False) -> None:
+        self.mount.journal.applied(
+            op, settled, masked=self._polled, lags=self._lags, altered=altered
+        )
 
     @property
     def _lags(self) -> bool:
