@@ -550,6 +550,9 @@ def test_planted_bug_is_found(
     plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch)
-    found = settings(WALKS, phases=[Phase.generate], report_multiple_bugs=False, database=None)
+    # The first walk that meets the bug ends the search.
+    found = settings(
+        WALKS, max_examples=400, phases=[Phase.generate], report_multiple_bugs=False, database=None
+    )
     with pytest.raises((AssertionError, StoreError, KeyError)):
         run_state_machine_as_test(Mounted, settings=found)
