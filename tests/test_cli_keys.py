@@ -371,6 +371,8 @@ def test_push_to_a_server_that_can_only_be_read_says_what_to_change(
 ) -> None:
     shell = Inside(tmp_path)
     assert shell("init", site.url).code == 0
+    # What there is nothing of can be sent anywhere.
+    assert shell("push").text == "nothing is staged\n"
     shell("put", "k", given=b"mine")
     _one_sentence(shell("push"), 3, "stay staged", 'write = "put"', "mountcache.toml")
 
@@ -443,6 +445,17 @@ def test_rebind_follows_an_upstream_that_moved_and_keeps_what_is_staged(
         assert repository.to_bytes("a.txt") == b"mine"
         toml.write_text(toml.read_text() + 'mount_point = "runs/"\n')
         _one_sentence(shell("rebind"), 3, "mount point")
+
+
+def test_folder_that_cannot_be_written_is_named_with_the_way_out(
+    tmp_path: Path, site: Nginx
+) -> None:
+    # Not even root makes files there.
+    nowhere = Inside(Path("/proc"))
+    _one_sentence(nowhere("init", site.url), 3, "/proc/mountcache.toml", "a folder of your own")
+    toml = f'url = "{site.url}"\nlayout = "static"\ndir = "/proc/no-store"\n'
+    (tmp_path / "mountcache.toml").write_text(toml)
+    _one_sentence(Inside(tmp_path)("ls"), 3, "/proc/no-store", "dir in", "MOUNTCACHE_DIR")
 
 
 # -- the environment -------------------------------------------------------------------------

@@ -150,8 +150,8 @@ def where_data_lives() -> str:
             "clean copies: least recently used go first", "upstream's index",
         ]),
         (560, 150, 220, 150, "#fff8c5", [
-            "remote HTTP store", "files + index.json,", "or a keys/query API,",
-            "or mountcache serve",
+            "remote HTTP store", "files that are listed,", "files + index.json,",
+            "or a keys/query API",
         ]),
     )  # fmt: skip
     arrows = (

@@ -65,10 +65,12 @@ def advice(error: BaseException | None, path: Path, settings: Settings) -> str:
                 f"{path} says url = {settings.url!r} and layout = {settings.layout!r}: if one is "
                 "wrong, `mountcache init URL` in an empty folder finds out what is there"
             )
-        case ReadOnlyStoreError() if settings.layout == "static" and settings.write is None:
+        case ReadOnlyStoreError() if settings.layout != "dynamic" and settings.write is None:
             return f'if the server takes PUT, say write = "put" in {path}'
         case DirectoryError() if "belongs to upstream" in str(error):
             return "on the command line: `mountcache rebind`, or another dir"
+        case DirectoryError() if "choose another" in str(error):
+            return f"name it with dir in {path}, or with MOUNTCACHE_DIR"
         case StoreUnavailableError() if settings.offline == "always":
             if os.environ.get("MOUNTCACHE_OFFLINE"):
                 return "here: unset MOUNTCACHE_OFFLINE"

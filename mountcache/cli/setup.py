@@ -85,6 +85,7 @@ def init(
         toml_key,
         toml_text,
     )
+    from mountcache.errors import ConfigurationError
 
     path = Path.cwd() / FILE_NAME
     _check_free(path, name)
@@ -109,8 +110,14 @@ def init(
         values["dir"] = directory
     table = f"[mount.{toml_key(name)}]\n" if name else ""
     there = _check_free(path, name)
-    with path.open("a" if there else "x", encoding="utf-8") as file:
-        file.write(("\n" if there else _HEAD) + table + toml_text(values))
+    try:
+        with path.open("a" if there else "x", encoding="utf-8") as file:
+            file.write(("\n" if there else _HEAD) + table + toml_text(values))
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path} can't be written: {error.strerror}; go to a folder of your own, and say it "
+            "there again"
+        ) from None
     directory = directory or str(Path(DIRECTORY, name or ""))
     if as_json:
         show({"config": str(path), "dir": directory, **values, "grade": found.grade})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mountcache.cli.codes import Code
-from mountcache.cli.session import configured_mounts, json_option, show, tell
+from mountcache.cli.session import configured_mounts, json_option, note, show, tell
 
 if TYPE_CHECKING:
     from mountcache.config import Settings
@@ -55,6 +55,7 @@ def serve(directory: str | None, host: str, port: int, as_json: bool) -> None:
             show({"url": url, "store": directory})
         else:
             tell(f"serving {directory} at {url}")
+            note(f"next: `mountcache init {url}` in another folder")
 
     run_origin(DiskCacheStore(directory), host, port, ready)
 
@@ -95,4 +96,7 @@ def demo(ctx: click.Context) -> None:
     """
     from mountcache.cli.demo import run_demo
 
-    ctx.exit(Code.DONE if run_demo(tell) else Code.ERROR)
+    done = run_demo(tell)
+    if done:
+        tell("Next: `mountcache init URL` mounts a server of your own, in a folder of your own.")
+    ctx.exit(Code.DONE if done else Code.ERROR)

@@ -128,6 +128,9 @@ def push_mount(
         )
     if workers < 1:
         raise ValueError(f"a push has at least 1 worker, not {workers}")
+    if keys is None and next(mount.catalog.edits(), None) is None and not mount.catalog.ops():
+        # Nothing to ask anybody about.
+        return PushReport()
     _check_writable(mount)
     sender = Sender(
         mount, on_conflict=on_conflict, allow_blind=allow_blind, take_unbased=take_unbased
