@@ -375,7 +375,7 @@ class _Commit:
 
     con: GuardedConnection
     generation: int
-    adopted: list[Spool] = field(default_factory=list)
+    adopted: set[Spool] = field(default_factory=set)
     taken: list[tuple[Path, Path]] = field(default_factory=list)
     """Files that were moved: to where, from where."""
     released: list[Path] = field(default_factory=list)
@@ -505,7 +505,7 @@ class DatabaseContent(ABC):
                 raise ValueError("the bytes of this spool were adopted, and released since")
             return spool.content_id
         self._insert(con, spool.content_id, spool.filename, spool.value, spool.size)
-        commit.adopted.append(spool)
+        commit.adopted.add(spool)
         return spool.content_id
 
     @property

@@ -114,6 +114,8 @@ def import_tree(
 
     All of them are staged or, on any error, none. Files whose keys have these bytes already
     aren't staged again. Memory doesn't grow with the bytes, only by some 2 kB a file.
+    The commit at the end takes about a third of a millisecond a file, and other writers of the
+    store wait 5 s at most: go folder by folder with more than some 10,000 files.
 
     Parameters
     ----------
