@@ -88,16 +88,17 @@ class Shell:
 
 
 @dataclass
-class Inside:
-    """A shell in a folder whose commands run in this process, which takes a tenth of the time."""
+class Inside(Shell):
+    """A shell in a folder whose commands run in this process, which takes a tenth of the time.
 
-    folder: Path
+    What it starts is a process of its own.
+    """
 
     def __call__(self, *args: str, given: bytes = b"", **env: str) -> Ended:
         """Run ``mountcache ARGS`` to its end."""
         out, err = io.BytesIO(), io.BytesIO()
         with (
-            mock.patch.dict(os.environ, environment(**env), clear=True),
+            mock.patch.dict(os.environ, environment(**{**self.env, **env}), clear=True),
             mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(given)))),
             mock.patch.object(sys, "stdout", io.TextIOWrapper(out, "utf-8")),
             mock.patch.object(sys, "stderr", io.TextIOWrapper(err, "utf-8")),

@@ -20,7 +20,7 @@ import pytest
 from mountcache.local.disk import DiskCacheStore
 from mountcache.serve import Origin
 from mountcache.values import StringValue
-from tests.command import TIME, Shell, environment, words
+from tests.command import TIME, Inside, Shell, environment, words
 from tests.servers import Reply, ScriptedServer
 
 
@@ -45,7 +45,7 @@ def shell(tmp_path: Path, origin: Origin) -> Shell:
     folder = tmp_path / "here"
     folder.mkdir()
     (folder / "mountcache.toml").write_text(f'url = "{origin.url}"\n')
-    return Shell(folder)
+    return Inside(folder)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def bare(tmp_path: Path) -> Shell:
     """A shell in an empty folder."""
     folder = tmp_path / "empty"
     folder.mkdir()
-    return Shell(folder)
+    return Inside(folder)
 
 
 # -- init ------------------------------------------------------------------------------------
@@ -366,6 +366,7 @@ def test_help_survives_a_reader_that_has_had_enough(shell: Shell) -> None:
 
 
 def test_put_status_push(shell: Shell, repository: DiskCacheStore) -> None:
+    shell = Shell(shell.folder)  # each command a process of its own
     assert shell("status").code == 0
     (shell.folder / "file").write_bytes(b"new\n")
     assert shell("put", "new.txt", "file", "--meta", "by=me", "--meta", "a=b=c").code == 0
@@ -406,6 +407,7 @@ def test_put_offline_of_what_nothing_is_known_only_creates(
 
 
 def test_conflict_is_refused_shown_and_resolved(shell: Shell, repository: DiskCacheStore) -> None:
+    shell = Shell(shell.folder)  # each command a process of its own
     shell("cat", "a.txt")
     shell("put", "a.txt", given=b"mine\n")
     shell("put", "new.txt", given=b"new\n")
@@ -680,6 +682,7 @@ def test_missing_file_is_an_error_that_stages_nothing(shell: Shell) -> None:
 
 
 def test_bug_of_ours_is_70(shell: Shell) -> None:
+    shell = Shell(shell.folder)
     (shell.folder / "sitecustomize.py").write_text(
         "import mountcache.sync.status\n"
         "def broken(store):\n    raise AssertionError('impossible')\n"
