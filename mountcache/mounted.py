@@ -49,9 +49,10 @@ from mountcache.local.decide import merged_meta
 from mountcache.local.lending import lent
 from mountcache.local.listing import ALL_IS_HERE
 from mountcache.local.mirror import Mirror, mirrored
-from mountcache.local.records import UNKNOWN_BASE, Edit, Row, StagedEdit
+from mountcache.local.records import UNKNOWN_BASE, Edit, Row, StagedEdit, Taken
 from mountcache.local.staging import Announce
 from mountcache.local.store import default_author
+from mountcache.local.undo import entries
 from mountcache.local.view import literal_prefix, matcher
 from mountcache.locks import Lock
 from mountcache.overlay import Overlay
@@ -647,6 +648,41 @@ class MountedStore(AbstractStore):
         """
         reverted = single.revert(self.mount, self._mine(key), lambda names: self._agree(*names))
         return [self.mount.full(name) for name in reverted]
+
+    def undo(self, key: str, number: int | None = None) -> Taken:
+        """Stage again what was taken away of a key: replaced, deleted, reverted or given up.
+
+        It is made from what it was made from then, so that a push of it still overwrites
+        nothing else. What is staged for the key now is kept in its place: undo that to have it
+        back.
+
+        Parameters
+        ----------
+        key
+            The key.
+        number
+            The `seq` of one of `taken`; the last one of the key if None.
+
+        Raises
+        ------
+        KeyError
+            If nothing of the key is kept (the last 10 are, for 14 days), or only its metadata
+            were edited and the key is gone.
+        """
+        short = self._mine(key)
+        self._agree(short)
+        try:
+            taken = single.undo(self.mount, short, number)
+        except KeyError:
+            raise KeyError(key) from None
+        self._agree(short)
+        return replace(taken, key=key)
+
+    def taken(self, key: str | None = None) -> list[Taken]:
+        """Return what `undo` can have back, the last first: of one key, or of all."""
+        short = None if key is None else self._mine(key)
+        found = entries(self.mount.catalog.content.connection(), short)
+        return [replace(each, key=self.mount.full(each.key)) for each in found]
 
     def drop(self, key: str) -> None:
         """Forget the clean copy of a key; upstream keeps it.

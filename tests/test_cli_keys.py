@@ -485,3 +485,30 @@ def test_environment_counts_for_the_command_line_and_for_open(
         assert store.is_offline()
         assert Path(cache).is_dir()
     assert json.loads(elsewhere("status", "--json", **offline).text)["staged"][0]["author"] == "ben"
+
+
+def test_what_was_taken_away_is_listed_and_had_back(shell: Inside) -> None:
+    shell("put", "a.txt", given=b"mine\n")
+    shell("put", "b.txt", given=b"new\n")
+    said = shell("revert", "a.txt", "b.txt")
+    assert "mountcache undo" in said.err
+    listed = shell("undo")
+    assert [line.split()[-1] for line in listed.text.splitlines()] == ["b.txt", "a.txt"]
+    assert "reverted" in listed.text
+    documents = shell("undo", "--json").documents
+    assert [each["key"] for each in documents] == ["b.txt", "a.txt"]
+    assert shell("undo", "*.txt").code == 0
+    assert shell("cat", "a.txt").out == b"mine\n"
+    assert shell("status").code == 1
+    _one_sentence(shell("undo", "a.txt"), 3, "a.txt", "mountcache undo")
+    assert shell("undo").text == "nothing was taken away\n"
+
+
+def test_one_of_several_is_had_back_by_its_number(shell: Inside) -> None:
+    for text in (b"1", b"2", b"3"):
+        shell("put", "k", given=text)
+    first = shell("undo", "--json").documents[-1]["number"]
+    _one_sentence(shell("undo", "k", "--number", "99"), 3, "99")
+    assert shell("undo", "--number", "1").code == 64
+    assert shell("undo", "k", "--number", str(first)).code == 0
+    assert shell("cat", "k").out == b"1"

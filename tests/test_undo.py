@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 from mountcache import sync
-from mountcache.errors import StoreFullError
+from mountcache.errors import StoreFullError, TransactionError
+from mountcache.events import StoreSetEvent
 from mountcache.local import undo
 from mountcache.local.disk import DiskCacheStore
 from mountcache.local.memory import MemoryStore
@@ -234,3 +236,136 @@ def kept(*each: tuple[int, str, int, float]) -> list[Kept]:
 )
 def test_what_goes(rows: list[Kept], now: float, over: int, gone: list[int]) -> None:
     assert surplus(rows, now, over) == gone
+
+
+# -- having it back ----------------------------------------------------------------------
+
+
+def test_undo_has_back_what_was_reverted_made_from_what_it_was_made_from(
+    store: MountedStore, origin: Origin
+) -> None:
+    put(origin, "k", "base")
+    store.to_bytes("k")
+    put(store, "k", "mine", by="ada")
+    store.revert("k")
+    put(origin, "k", "a stranger's")
+    assert store.to_bytes("k") == b"a stranger's"
+    assert store.undo("k").why == "reverted"
+    assert store.to_bytes("k") == b"mine"
+    assert store.get_metadata("k") == {"by": "ada"}
+    # Made from "base", which is what its author had seen.
+    assert sync.push(store)["k"].outcome == "conflict"
+    assert origin.to_bytes("k") == b"a stranger's"
+    assert store.taken() == []
+
+
+def test_undo_where_nobody_wrote_meanwhile_can_be_pushed(
+    store: MountedStore, origin: Origin
+) -> None:
+    put(origin, "k", "base")
+    store.to_bytes("k")
+    put(store, "k", "mine")
+    store.revert("k")
+    store.undo("k")
+    assert sync.push(store)["k"].outcome == "pushed"
+    assert origin.to_bytes("k") == b"mine"
+
+
+def test_undo_twice_is_as_before(store: MountedStore) -> None:
+    put(store, "k", "one")
+    put(store, "k", "two")
+    store.undo("k")
+    assert store.to_bytes("k") == b"one"
+    store.undo("k")
+    assert store.to_bytes("k") == b"two"
+    assert taken(store) == [("k", b"one", "replaced")]
+
+
+def test_undo_after_a_delete_takes_its_place(store: MountedStore, origin: Origin) -> None:
+    put(origin, "k", "base")
+    store.to_bytes("k")
+    put(store, "k", "mine")
+    store.delete("k")
+    store.undo("k")
+    assert store.to_bytes("k") == b"mine"
+    assert sync.push(store)["k"].outcome == "pushed"
+
+
+def test_undo_takes_the_one_that_is_named(store: MountedStore) -> None:
+    for text in ("one", "two", "three"):
+        put(store, "k", text)
+    put(store, "other", "x")
+    first = store.taken("k")[-1]
+    assert store.undo("k", first.seq).seq == first.seq
+    assert store.to_bytes("k") == b"one"
+    with pytest.raises(KeyError, match="other"):
+        store.undo("other", store.taken("k")[0].seq)
+    with pytest.raises(KeyError, match="nowhere"):
+        store.undo("nowhere")
+
+
+def test_undo_of_metadata_keeps_the_bytes_there_are(store: MountedStore, origin: Origin) -> None:
+    put(origin, "k", "data")
+    store.set_metadata("k", {"state": "draft"})
+    store.revert("k")
+    store.undo("k")
+    assert store.get_metadata("k") == {"state": "draft"}
+    assert [edit.what for edit in store.staged()] == ["metadata"]
+    store.set_data("k", io.BytesIO(b"new data"))
+    store.set_metadata("k", {"state": "final"})
+    store.undo("k", store.taken("k")[-1].seq)
+    assert (store.to_bytes("k"), store.get_metadata("k")) == (b"new data", {"state": "draft"})
+
+
+def test_undo_of_metadata_whose_key_has_gone_changes_nothing(
+    store: MountedStore, origin: Origin
+) -> None:
+    put(origin, "k", "data")
+    store.set_metadata("k", {"state": "draft"})
+    store.revert("k")
+    origin.delete("k")
+    assert not store.exists("k")
+    with pytest.raises(KeyError, match="k"):
+        store.undo("k")
+    assert len(store.taken("k")) == 1
+    assert not list(store.staged())
+
+
+def test_undo_of_a_value_in_a_file_copies_no_bytes(on_disk: MountedStore) -> None:
+    put(on_disk, "k", b"1" * 100 * KIB)
+    on_disk.revert("k")
+    before = files(on_disk)
+    on_disk.undo("k")
+    assert files(on_disk) == before
+    assert on_disk.to_bytes("k") == b"1" * 100 * KIB
+    assert bytes_kept(on_disk) == 0
+
+
+def test_undo_is_announced_as_a_set(store: MountedStore) -> None:
+    put(store, "k", "one")
+    store.revert("k")
+    heard: list[str] = []
+    store.event_manager.connect(StoreSetEvent, lambda event: heard.append(event.key))
+    store.undo("k")
+    assert heard == ["k"]
+
+
+def test_undo_has_no_meaning_in_a_transaction(store: MountedStore) -> None:
+    put(store, "k", "one")
+    store.revert("k")
+    with pytest.raises(TransactionError), store.transaction(""):
+        store.undo("k")
+
+
+def test_undo_over_a_push_in_flight_waits_for_its_result(
+    store: MountedStore, origin: Origin
+) -> None:
+    """What was made over a push that has ended since is compared with upstream, not assumed."""
+    put(store, "k", "one")
+    journal, (edit,) = store.mount.journal, store.mount.catalog.edits()
+    journal.begin(edit, edit.base, "op")
+    put(store, "k", "two")
+    put(store, "k", "three")
+    assert str(store.taken("k")[0].base) == "unknown"
+    store.undo("k")
+    assert store.mount.catalog.row("k").edit.base.kind == "op"  # type: ignore[union-attr]

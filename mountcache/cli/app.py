@@ -16,6 +16,7 @@ from mountcache.cli.session import color, config_option
 from mountcache.cli.setup import init
 from mountcache.cli.shipping import push, status
 from mountcache.cli.starting import demo, serve
+from mountcache.cli.undoing import undo
 
 __all__ = ["app"]
 
@@ -47,7 +48,7 @@ def app(ctx: click.Context) -> None:
 
 
 for _command in (
-    init, ls, query, info, meta, get, cat, path, put, rm, mv, status, push, revert, drop,
+    init, ls, query, info, meta, get, cat, path, put, rm, mv, status, push, revert, undo, drop,
     prefetch, rebind, index, serve, demo,
 ):  # fmt: skip
     app.add_command(_command)

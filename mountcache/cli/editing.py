@@ -20,6 +20,7 @@ from mountcache.cli.naming import assignments, chosen, exact_option, like
 from mountcache.cli.session import (
     config_option,
     json_option,
+    note,
     opened,
     progress,
     show,
@@ -241,6 +242,8 @@ def revert(words: tuple[str, ...], exact: bool, as_json: bool) -> None:
                 else:
                     also = "" if each in keys else f" (the other half of the renaming of {key})"
                     tell(one_line(f"reverted {each}{also}"))
+        if not as_json and any(store.taken(key) for key in done):
+            note("`mountcache undo KEY` has a reverted edit back, for 14 days")
 
 
 def _nothing_staged(store: Any, key: str, error: KeyError) -> Exception:

@@ -20,7 +20,7 @@ from mountcache.errors import DirectoryError, StoreError
 from mountcache.local import schema, undo
 from mountcache.local.content import Content
 from mountcache.local.decide import is_outdated, seen_of_copy, seen_of_entry
-from mountcache.local.records import Clean, Copy, Edit, Entry, Op, Row, Seen
+from mountcache.local.records import Clean, Copy, Edit, Entry, Op, Row, Seen, Why
 from mountcache.local.rows import (
     EDIT_ROWS,
     OP_ROWS,
@@ -586,7 +586,7 @@ class Catalog:
         self.content.release(con, [content for _, content in gone])
         return bool(gone) or undone > 0
 
-    def take_away(self, con: sqlite3.Connection, edit: Edit, why: undo.Why) -> None:
+    def take_away(self, con: sqlite3.Connection, edit: Edit, why: Why) -> None:
         """Keep an edit for undo inside the commit that takes it away."""
         limit = self._size_limit
         room = _UNDO_WITHOUT_LIMIT if limit is None else limit // 4

@@ -24,6 +24,7 @@ from mountcache.local.records import (
     Entry,
     Row,
     Seen,
+    Taken,
 )
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "is_outdated",
     "merged_meta",
     "same_token",
+    "stage_again",
     "stage_delete",
     "stage_write",
     "token_of",
@@ -214,6 +216,35 @@ def _metadata_edit(row: Row, meta: str, named: BaseOf | None) -> Draft:
     seen = named or base_for(row, None, mounted=True)
     data = seen.sha256 or (row.copy.sha256 if row.copy else None) or seen.version or ""
     return Draft(row.key, "meta", meta, content_version(data, parse(meta)), base=named)
+
+
+def stage_again(row: Row, name: str, taken: Taken) -> Draft:
+    """Return what staging again what was taken away makes of the key: see `Staging.restore`.
+
+    Raises
+    ------
+    KeyError
+        If only metadata were staged, and the key is in the merged view no more.
+    """
+    # An edit or a push that is there now says what comes before; else it is what came before then.
+    fresh = row.edit is None and row.op is None
+    if taken.content is None and merged_meta(row) is None:
+        raise KeyError(name)
+    if taken.content is None and fresh:
+        data = taken.base.sha256 or taken.base.version or ""
+        version = content_version(data, parse(taken.meta))
+        return Draft(row.key, "meta", taken.meta, version, base=taken.base)
+    bytes_of = None if taken.content is None else (taken.sha256 or "", taken.size or 0)
+    draft = stage_write(
+        row,
+        name=name,
+        base=None,
+        mounted=True,
+        data=bytes_of,
+        meta=taken.meta,
+        content=taken.content,
+    )
+    return replace(draft, base=taken.base if fresh else None)
 
 
 def stage_delete(row: Row, *, name: str, base: Base, mounted: bool) -> Draft:

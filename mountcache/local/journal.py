@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from mountcache.errors import PushInProgressError, StoreBusyError
 from mountcache.jsonform import content_version, parse
 from mountcache.local.catalog import Catalog, get_state
-from mountcache.local.records import ABSENT_BASE, BaseOf, Clean, Copy, Edit, Op, Row
+from mountcache.local.records import ABSENT_BASE, BaseOf, Clean, Copy, Edit, Op, Row, Why
 from mountcache.local.rows import OP_ROWS, base_columns, norm_of, op_from
 from mountcache.local.staging import Staging, next_seq, result_base
-from mountcache.local.undo import Why
 from mountcache.locks import Lock
 
 __all__ = ["Journal", "Settled"]

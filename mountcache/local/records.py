@@ -30,9 +30,12 @@ __all__ = [
     "Seen",
     "StagedEdit",
     "StoredRecord",
+    "Taken",
+    "Why",
 ]
 
 EditKind = Literal["put", "meta", "del"]
+Why = Literal["replaced", "deleted", "reverted", "given up"]
 BaseKind = Literal["none", "unknown", "absent", "version", "digest", "entry", "op"]
 
 
@@ -215,6 +218,28 @@ class StagedEdit:
     def in_conflict(self) -> bool:
         """Whether its last push found upstream changed by somebody else."""
         return self.error is not None and self.error.startswith(CONFLICT)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A staged value that was taken away, and can be had back."""
+
+    seq: int
+    key: str
+    kind: EditKind
+    content: str | None
+    """Its bytes, for `Catalog.open_content`; None if only metadata was staged."""
+    sha256: str | None
+    size: int | None
+    meta: str
+    author: str
+    at: float
+    """When it was staged."""
+    base: BaseOf
+    """What its author had seen."""
+    taken: float
+    """When it was taken away."""
+    why: Why
 
 
 @dataclass(frozen=True, slots=True)

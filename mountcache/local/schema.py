@@ -115,6 +115,11 @@ CREATE TABLE undo (
     meta TEXT NOT NULL,
     author TEXT NOT NULL,
     at REAL NOT NULL,
+    base_kind TEXT NOT NULL,
+    base TEXT,
+    base_sha TEXT,
+    base_meta TEXT,
+    base_entry TEXT,
     taken REAL NOT NULL,
     why TEXT NOT NULL
 );

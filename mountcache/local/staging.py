@@ -34,6 +34,7 @@ from mountcache.events import (
     StoreUpdateEvent,
 )
 from mountcache.jsonform import parse
+from mountcache.local import undo
 from mountcache.local.catalog import Catalog, get_state, set_state
 from mountcache.local.content import Content, Shelf, Spool
 from mountcache.local.decide import (
@@ -43,13 +44,13 @@ from mountcache.local.decide import (
     hides_nothing,
     merged_meta,
     same_token,
+    stage_again,
     stage_delete,
     stage_write,
     token_of,
 )
-from mountcache.local.records import ABSENT_BASE, BaseOf, Edit, Row
+from mountcache.local.records import ABSENT_BASE, BaseOf, Edit, Row, Taken, Why
 from mountcache.local.rows import base_columns, norm_of
-from mountcache.local.undo import Why
 from mountcache.local.view import matcher, view
 
 __all__ = ["Announce", "Staging", "next_seq", "result_base"]
@@ -298,6 +299,16 @@ class Staging:
         data = (like.sha256 or "", like.size or 0)
         make = _write(announce, None, data, like.meta, None, like.content)
         self._change(key, announce, make, spool)
+
+    def restore(self, taken: Taken, announce: Announce) -> None:
+        """Stage again what was taken away, made from what it was made from then.
+
+        An edit that is there now keeps its base, and is kept for undo in its place. KeyError if
+        only metadata were staged, and the key is gone.
+        """
+        self._change(taken.key, announce, lambda row: stage_again(row, announce.key, taken), None)
+        with self.catalog.content.write() as con:
+            undo.forget(con, self.catalog.content, taken.seq)
 
     def done(self, op_id: str) -> Pushed | None:
         """Return the answer to a write that was applied here before, under this id."""

@@ -10,13 +10,13 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from mountcache.local.content import Content
-from mountcache.local.records import Edit, EditKind
+from mountcache.local.records import UNKNOWN_BASE, BaseOf, Edit, Taken, Why
+from mountcache.local.rows import base_columns
 
-__all__ = ["Kept", "Taken", "Why", "drop", "entries", "keep", "surplus"]
+__all__ = ["Kept", "drop", "entries", "forget", "keep", "surplus"]
 
 AGE: Final = 14 * 86400.0
 """Seconds for which something is kept."""
@@ -24,7 +24,10 @@ AGE: Final = 14 * 86400.0
 PER_KEY: Final = 10
 """How many are kept of one key."""
 
-Why = Literal["replaced", "deleted", "reverted", "given up"]
+_COLUMNS: Final = (
+    "seq, key, kind, content, sha, size, meta, author, at,"
+    " base_kind, base, base_sha, base_meta, base_entry, taken, why"
+)
 
 
 class Kept(NamedTuple):
@@ -34,26 +37,6 @@ class Kept(NamedTuple):
     key: str
     size: int
     taken: float
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """A staged value that was taken away."""
-
-    seq: int
-    key: str
-    kind: EditKind
-    content: str | None
-    """Its bytes, for `Catalog.open_content`; None if only metadata was staged."""
-    sha256: str | None
-    size: int | None
-    meta: str
-    author: str
-    at: float
-    """When it was staged."""
-    taken: float
-    """When it was taken away."""
-    why: Why
 
 
 def surplus(kept: Sequence[Kept], now: float, over: int) -> list[int]:
@@ -102,12 +85,13 @@ def keep(
     """
     if edit.kind == "del" or (edit.size or 0) > room:
         return
+    # What a push in flight makes of the key, nobody can ask when that has ended.
+    base = UNKNOWN_BASE if edit.base.kind == "op" else edit.base
     con.execute(
-        "INSERT INTO undo (key, kind, content, sha, size, meta, author, at, taken, why)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO undo ({_COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             edit.key, edit.kind, edit.content, edit.sha256, edit.size, edit.meta, edit.author,
-            edit.at, now, why,
+            edit.at, *base_columns(base)[:5], now, why,
         ),
     )  # fmt: skip
     total = _total(con)
@@ -130,11 +114,15 @@ def drop(con: sqlite3.Connection, content: Content, amount: int, now: float) -> 
 def entries(con: sqlite3.Connection, key: str | None = None) -> list[Taken]:
     """Return what was taken away, the last first: of one key, or of all."""
     found = con.execute(
-        "SELECT seq, key, kind, content, sha, size, meta, author, at, taken, why FROM undo"
-        " WHERE ?1 IS NULL OR key = ?1 ORDER BY seq DESC",
-        (key,),
+        f"SELECT {_COLUMNS} FROM undo WHERE ?1 IS NULL OR key = ?1 ORDER BY seq DESC", (key,)
     )
-    return [Taken(*columns) for columns in found.fetchall()]
+    return [Taken(*(*c[:9], BaseOf(*c[9:14]), *c[14:])) for c in found.fetchall()]
+
+
+def forget(con: sqlite3.Connection, content: Content, seq: int) -> None:
+    """Let go of what was had back, inside a commit."""
+    if con.execute("SELECT 1 FROM undo WHERE seq = ?", (seq,)).fetchone() is not None:
+        _let_go(con, content, [seq])
 
 
 def _total(con: sqlite3.Connection) -> int:

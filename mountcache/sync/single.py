@@ -1,4 +1,4 @@
-"""The verbs of one key: push it, or discard what is staged for it."""
+"""The verbs of one key: push it, discard what is staged for it, have that back."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from mountcache.events import (
 )
 from mountcache.jsonform import parse
 from mountcache.local.decide import merged_meta
-from mountcache.local.records import Row
+from mountcache.local.records import Row, Taken
+from mountcache.local.undo import entries
 from mountcache.sync.mount import Mount
 from mountcache.sync.push import push_mount
 from mountcache.sync.report import PushResult
 from mountcache.sync.send import Sender
 
-__all__ = ["push_one", "revert"]
+__all__ = ["push_one", "revert", "undo"]
 
 
 def push_one(mount: Mount, short: str) -> PushResult:
@@ -85,6 +86,23 @@ def revert(mount: Mount, short: str, then: Callable[[list[str]], object]) -> lis
         for event in _events(mount, name, before if name == short else None):
             mount.emit(event)
     return reverted
+
+
+def undo(mount: Mount, short: str, number: int | None = None) -> Taken:
+    """Stage again what was last taken away of a key of the catalog, or what a number names.
+
+    Raises
+    ------
+    KeyError
+        If nothing of the key is kept, not under that number, or the key of a metadata edit is
+        gone.
+    """
+    mount.staging.refuse_in_transaction("undo")
+    for taken in entries(mount.catalog.content.connection(), short):
+        if number in (None, taken.seq):
+            mount.staging.restore(taken, mount.announce(short))
+            return taken
+    raise KeyError(mount.full(short))
 
 
 def _settle(mount: Mount, short: str) -> None:
