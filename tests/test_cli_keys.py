@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -512,3 +513,45 @@ def test_one_of_several_is_had_back_by_its_number(shell: Inside) -> None:
     assert shell("undo", "--number", "1").code == 64
     assert shell("undo", "k", "--number", str(first)).code == 0
     assert shell("cat", "k").out == b"1"
+
+
+def test_diff_shows_text_metadata_and_digests(shell: Inside, repository: DiskCacheStore) -> None:
+    assert shell("cat", "runs/1.csv").code == 0
+    shell("put", "runs/1.csv", "--meta", "n:=2", given=b"1\n\x1b[31mred\n")
+    shell("put", "b.bin", given=b"\0\1")
+    said = shell("diff")
+    assert said.code == 0
+    assert said.text.splitlines() == [
+        "base -> mine: runs/1.csv",
+        "--- base/runs/1.csv",
+        "+++ mine/runs/1.csv",
+        "@@ -1 +1,2 @@",
+        " 1",
+        "+\ufffd[31mred",
+        "-n: 1",
+        "+n: 2",
+        "base -> mine: b.bin",
+        "-not there",
+        "+2 bytes, sha256 " + hashlib.sha256(b"\0\1").hexdigest()[:12],
+    ]
+    assert shell("diff", "--stat").text.splitlines() == [
+        "runs/1.csv | +1 -0, 1 name of metadata",
+        "b.bin      | nothing -> 2 bytes",
+    ]
+    repository.from_bytes("runs/1.csv", b"9\n")
+    assert "-9" in shell("diff", "--upstream", "runs/*").text.splitlines()
+    document = shell("diff", "--json", "runs/1.csv").documents[0]
+    assert document["metadata"] == {"n": {"base": 1, "mine": 2}}
+    _one_sentence(shell("diff", "nowhere"), 3, "nowhere")
+
+
+def test_cat_gives_each_side_of_an_edit(shell: Inside, repository: DiskCacheStore) -> None:
+    shell("cat", "a.txt")
+    shell("put", "a.txt", given=b"mine\n")
+    repository.from_bytes("a.txt", b"theirs\n")
+    assert shell("cat", "a.txt").out == b"mine\n"
+    assert shell("cat", "a.txt", "--side", "base").out == b"one\n"
+    assert shell("cat", "a.txt", "--side", "upstream").out == b"theirs\n"
+    shell("put", "new", given=b"x")
+    _one_sentence(shell("cat", "new", "--side", "base"), 3, "made from nothing")
+    _one_sentence(shell("cat", "new", "--side", "upstream"), 3, "isn't upstream")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -31,6 +31,7 @@ from mountcache.cli.session import (
 )
 
 if TYPE_CHECKING:
+    from mountcache.abc import Readable
     from mountcache.mounted import MountedStore
 
 __all__ = ["cat", "found", "get", "ls", "prefetch"]
@@ -197,18 +198,48 @@ def _target(key: str, output: str | None, *, force: bool) -> Path:
 
 @click.command()
 @click.argument("key")
+@click.option(
+    "--side",
+    type=click.Choice(["mine", "base", "upstream"]),
+    default="mine",
+    show_default=True,
+    help="What is read here; what a staged edit was made from; what upstream has now.",
+)
 @config_option
-def cat(key: str) -> None:
+def cat(key: str, side: Literal["mine", "base", "upstream"]) -> None:
     """Write the data of KEY to standard output."""
-    _to_stdout(key)
+    if side == "mine":
+        _to_stdout(key)
+        return
+    from mountcache.cli.codes import NoSuchKeyError
+    from mountcache.sync import side as look
+
+    with opened() as store, asking_for(key, store):
+        shown = look(store, key, side)
+        if shown.open is not None:
+            with shown.open() as data:
+                _write_out(data)
+        elif side == "upstream":
+            raise NoSuchKeyError(f"{key!r} isn't upstream")
+        elif shown.present is False:
+            raise NoSuchKeyError(f"{key!r} is new here: it was made from nothing")
+        else:
+            raise NoSuchKeyError(
+                f"the data that {key!r} was made from isn't kept here; `--side upstream` gives "
+                "what is there now"
+            )
 
 
 def _to_stdout(key: str) -> None:
     with opened() as store, asking_for(key, store), store.get_data(key) as data:
-        out = sys.stdout.buffer
-        while piece := data.read(_PIECE):
-            out.write(piece)
-        out.flush()
+        _write_out(data)
+
+
+def _write_out(data: Readable) -> None:
+    out = sys.stdout.buffer
+    while piece := data.read(_PIECE):
+        out.write(piece)
+    out.flush()
 
 
 @click.command()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mountcache.mounted import MountedStore
     from mountcache.sync import Conflict, PushReport, PushResult, Side
 
-__all__ = ["push", "status"]
+__all__ = ["push", "staged_ones", "status"]
 
 _COLORS = {"A": "green", "M": "yellow", "m": "yellow", "D": "red"}
 _BESIDE = {"changed": "U", "gone": "X"}
@@ -158,7 +158,7 @@ def push(
     from mountcache.sync import push as send
 
     with opened() as store:
-        named = _staged_ones(store, words, exact=exact) if words else None
+        named = staged_ones(store, words, exact=exact) if words else None
         with progress("push") as step:
             report = send(
                 store,
@@ -199,7 +199,7 @@ def _next(report: PushReport) -> str:
     return f"next: {more + '; then ' if more else ''}`mountcache push`: {len(left):,} stay staged"
 
 
-def _staged_ones(store: MountedStore, words: Iterable[str], *, exact: bool) -> list[str]:
+def staged_ones(store: MountedStore, words: Iterable[str], *, exact: bool) -> list[str]:
     """Return the named keys that are staged; say of the others that there is nothing to send."""
     staged = {edit.key: None for edit in store.staged()}
     keys = chosen(
