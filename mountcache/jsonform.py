@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from mountcache.errors import InvalidMetadataError
+from mountcache.errors import DirectoryError, InvalidMetadataError
 
 __all__ = ["content_version", "normal_form", "normal_value", "parse", "spelling"]
 
@@ -53,8 +53,22 @@ def normal_value(value: object) -> str:
 
 
 def parse(text: str) -> dict[str, Any]:
-    """Return the metadata that `text` spells, which begins with its brace."""
-    result: dict[str, Any] = _decode(text)[0]
+    """Return the metadata that `text` of the store spells, which begins with its brace.
+
+    Raises
+    ------
+    DirectoryError
+        If it isn't as `spelling` wrote it.
+    """
+    try:
+        result: dict[str, Any] = _decode(text)[0]
+    except (TypeError, ValueError, RecursionError):
+        result = None  # type: ignore[assignment]
+    if type(result) is not dict:
+        raise DirectoryError(
+            f"the database of the store has metadata that are none ({text[:40]!r}...); another "
+            "program wrote into it: restore the directory from a backup"
+        )
     return result
 
 

@@ -110,11 +110,17 @@ def check_settings(con: sqlite3.Connection, directory: Path) -> bool:
     for name, value in found.items():
         if name not in _ALLOWED or not _ALLOWED[name](value):
             raise DirectoryError(
-                f"the database in {directory} has the setting {name!r} = {value!r}, which neither "
+                f"the database in {directory} has the setting {_short(name)} = {_short(value)}, "
+                "which neither "
                 "mountcache nor diskcache writes; somebody has tampered with it, so it isn't "
                 "opened"
             )
     return all(found.get(name) == value for name, value in SETTINGS.items())
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def write_settings(con: sqlite3.Connection) -> None:
@@ -176,9 +182,9 @@ def filename_of(content_id: str) -> str:
 
 def checked_filename(filename: str, directory: str | os.PathLike[str]) -> str:
     """Return a file's name in a row if it is one of ours; DirectoryError if it leads elsewhere."""
-    if _FILENAME.fullmatch(filename) is None:
+    if type(filename) is not str or _FILENAME.fullmatch(filename) is None:
         raise DirectoryError(
-            f"the database in {directory} names a file {filename!r} that mountcache doesn't "
+            f"the database in {directory} names a file {_short(filename)} that mountcache doesn't "
             "write; another program wrote into it"
         )
     return filename
@@ -217,6 +223,7 @@ class StoreCache(diskcache.Cache):  # type: ignore[misc]  # diskcache has no typ
             self._local = threading.local()
             self._txn_id = None
             ((self._page_size,),) = connect().execute("PRAGMA page_size").fetchall()
+            check_settings(connect(), Path(directory))
             for name, value in connect().execute("SELECT key, value FROM Settings").fetchall():
                 setattr(self, name, value)
         self._timeout = 5

@@ -98,7 +98,7 @@ class GuardedConnection(sqlite3.Connection):
             super().close()
 
 
-_OTHER_TABLES: Final = re.compile("no such (table|column)|Could not decode")
+_OTHER_TABLES: Final = re.compile("no such (table|column)|Could not decode|malformed JSON")
 
 
 def damaged(error: Exception, where: str) -> DirectoryError:

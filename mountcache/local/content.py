@@ -28,6 +28,7 @@ from mountcache.errors import (
     StoreFullError,
 )
 from mountcache.local.connection import GuardedConnection, store_error
+from mountcache.local.planted import value_opener
 
 __all__ = [
     "MIN_FILE_SIZE",
@@ -540,7 +541,7 @@ class DatabaseContent(ABC):
         if mode == RAW and type(value) is bytes:
             return io.BytesIO(value)
         if mode == BINARY and filename is not None:
-            return open(self.path(filename), "rb")
+            return open(self.path(filename), "rb", opener=value_opener)
         raise DirectoryError(
             f"{self.where} holds bytes of a kind that mountcache doesn't write (mode {mode}), so "
             "another program wrote into it; they aren't read"

@@ -17,6 +17,7 @@ from mountcache.errors import DirectoryError, StoreFullError
 from mountcache.local.cache import DATABASE, SETTINGS, check_settings
 from mountcache.local.connection import damaged, store_error
 from mountcache.local.content import full
+from mountcache.local.planted import PLACE, check_entries, check_schema, check_state
 from mountcache.local.schema import APPLICATION_ID, FORMAT
 
 __all__ = [
@@ -201,7 +202,8 @@ def look(path: Path, mode: Mode) -> Found:
     DirectoryError
         If it isn't ours, or is damaged, or of a newer format.
     """
-    entries = set(os.listdir(path)) - _IGNORED
+    with translated(path):
+        entries = check_entries(path, (*_ROOMS, "live")) - _IGNORED
     if DATABASE not in entries:
         if not entries:
             return Found(exists=False)
@@ -242,6 +244,9 @@ def _look(con: sqlite3.Connection, path: Path, *, whole: bool) -> Found:
             f"the store in {path} is of format {version}, made by a later version of mountcache; "
             f"this one reads format {FORMAT}: upgrade mountcache"
         )
+    check_schema(con, path)
+    if version:
+        check_state(con, path)
     settled = check_settings(con, path)
     named = dict(con.execute("SELECT name, value FROM place"))
     incarnation = str(named.pop("incarnation"))
@@ -299,7 +304,7 @@ def sync(directory: Path) -> None:
 def name_again(con: sqlite3.Connection, path: Path) -> str:
     """Give a store a new incarnation, inside a commit; return it."""
     incarnation = secrets.token_hex(16)
-    con.execute("CREATE TABLE IF NOT EXISTS place (name TEXT PRIMARY KEY, value) WITHOUT ROWID")
+    con.execute(PLACE.replace("TABLE", "TABLE IF NOT EXISTS"))
     con.executemany(
         "INSERT INTO place VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
         {"incarnation": incarnation, **_place(path)}.items(),

@@ -40,6 +40,7 @@ from mountcache.local.content import (
 )
 from mountcache.local.forking import watch
 from mountcache.local.liveness import FileLock, Liveness, ReadOnlyLock, collect
+from mountcache.local.planted import value_opener
 from mountcache.local.schema import APPLICATION_ID
 
 __all__ = ["DiskContent", "Durability"]
@@ -316,7 +317,7 @@ class DiskContent(DatabaseContent):
     def adopt_file(self, con: sqlite3.Connection, path: Path, size: int) -> str:
         commit = self._open_commit(con)
         content_id = self.new_id()
-        if (found := path.stat().st_size) != size:
+        if (found := path.lstat().st_size) != size:
             raise IntegrityError(f"{path} has {found} bytes where {size} were expected")
         if size < MIN_FILE_SIZE:
             self._insert(con, content_id, None, path.read_bytes(), size)
@@ -348,7 +349,7 @@ class DiskContent(DatabaseContent):
         if row is None:
             raise FileNotFoundError(content_id)
         if row[0] is not None:
-            with open(self.path(row[0]), "rb") as file:
+            with open(self.path(row[0]), "rb", opener=value_opener) as file:
                 os.fsync(file.fileno())
             self.sync_directory(row[0])
 

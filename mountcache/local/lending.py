@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mountcache.abc import Value, chunks
 from mountcache.local.content import Content
+from mountcache.local.planted import open_own
 from mountcache.local.value import Snapshot
 
 __all__ = ["lent"]
@@ -48,10 +49,14 @@ def _link(value: Snapshot, path: Path) -> bool:
         return False
     try:
         # No file ever takes the name of another.
-        os.link(value.path, path)
+        os.link(value.path, path, follow_symlinks=False)
     except OSError:
         return False
-    os.chmod(path, 0o400)
+    descriptor = open_own(path, os.O_RDONLY, alone=False)
+    try:
+        os.fchmod(descriptor, 0o400)
+    finally:
+        os.close(descriptor)
     return True
 
 

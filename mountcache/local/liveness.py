@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from mountcache.errors import ReadOnlyStoreError
+from mountcache.local.planted import open_own
 
 __all__ = ["FileLock", "Liveness", "ReadOnlyLock", "collect"]
 
@@ -63,7 +64,7 @@ class FileLock:
         try:
             descriptor = _create(self._path)
         except FileExistsError:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = open_own(self._path, os.O_RDWR)
         with self._mutex:
             self._open.add(descriptor)
         if _lock(descriptor):
@@ -100,7 +101,7 @@ class FileLock:
 
     def holder(self) -> str:
         try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = open_own(self._path, os.O_RDONLY)
         except FileNotFoundError:
             return ""
         try:
@@ -191,7 +192,7 @@ class _Dead:
 
     def _look(self, token: str) -> int | None:
         try:
-            descriptor = os.open(self._directory / token, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = open_own(self._directory / token, os.O_RDWR)
         except FileNotFoundError:
             return -1  # a process has its lock before it makes its first file
         if _lock(descriptor):

@@ -12,9 +12,9 @@ machine are dropped: they were never synced.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
+import re
 import sqlite3
 import tempfile
 import threading
@@ -22,7 +22,9 @@ import weakref
 from pathlib import Path
 from typing import Final, Protocol
 
+from mountcache.errors import DirectoryError
 from mountcache.local.content import Content
+from mountcache.local.planted import open_own
 
 __all__ = ["BLOCK", "Partial", "create", "drop", "drop_idle", "find", "register"]
 
@@ -30,6 +32,7 @@ BLOCK: Final = 1048576
 """Bytes in a block."""
 
 _HERE: Final = b"\1"
+_NAME: Final = re.compile(r"[0-9a-f]{32}-[0-9a-f]+")
 
 
 class _Room(Protocol):
@@ -64,14 +67,18 @@ class _Directory:
             return os.open(self.path(name), flags, 0o600)
 
     def open(self, name: str) -> int:
-        return os.open(self.path(name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        return open_own(self.path(name), os.O_RDWR)
 
     def remove(self, name: str) -> None:
         self.path(name).unlink(missing_ok=True)
 
     def path(self, name: str) -> Path:
-        # Names come out of the database: none of them may lead elsewhere.
-        return self._directory / os.path.basename(name)
+        if type(name) is not str or _NAME.fullmatch(name) is None:
+            raise DirectoryError(
+                f"the database in {self._directory.parent} names an incomplete download "
+                f"{str(name)[:80]!r} that mountcache doesn't write; another program wrote into it"
+            )
+        return self._directory / name
 
 
 class _Nameless:
@@ -269,12 +276,13 @@ def create(content: Content, size: int | None) -> Partial:
     return partial
 
 
+_COLUMNS: Final = "version, CAST(size AS INTEGER), name, boot"
 _Columns = tuple[str, int, str, str]
 
 
 def _row(con: sqlite3.Connection, key: str) -> _Columns | None:
     columns: _Columns | None = con.execute(
-        "SELECT version, size, name, boot FROM partial WHERE key = ?", (key,)
+        f"SELECT {_COLUMNS} FROM partial WHERE key = ?", (key,)
     ).fetchone()
     return columns
 
@@ -286,16 +294,16 @@ def _opened(content: Content, columns: _Columns) -> Partial | None:
         return None
     room = _room(content)
     try:
-        partial = Partial(room, name, room.open(name), size)
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ELOOP):
-            raise
+        descriptor = room.open(name)
+    except FileNotFoundError:
         return None
+    # Before memory is taken for its map.
+    if os.fstat(descriptor).st_size not in (size, size + -(-size // BLOCK)):
+        os.close(descriptor)
+        return None
+    partial = Partial(room, name, descriptor, size)
     partial.registered = True
     partial.lock()
-    if partial.length not in (size, size + len(partial.here)):
-        partial.close()
-        return None
     partial.look()
     return partial
 
@@ -387,7 +395,7 @@ def drop(content: Content, key: str, *, name: str | None = None, but: str | None
 
 def drop_idle(content: Content) -> bool:
     """Drop the partials that nobody is at work on; return whether there were any."""
-    rows = content.connection().execute("SELECT key, version, size, name, boot FROM partial")
+    rows = content.connection().execute(f"SELECT key, {_COLUMNS} FROM partial")
     dropped = False
     for key, version, size, name, boot in rows.fetchall():
         partial = _opened(content, (version, size, name, boot))

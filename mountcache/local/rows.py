@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from mountcache.abc import ABSENT
+from mountcache.errors import DirectoryError
 from mountcache.jsonform import normal_form, parse
 from mountcache.local.records import BaseOf, Copy, Edit, Entry, Op, Row, Seen
 
@@ -67,6 +68,34 @@ _COPY = [
 ]
 _ENTRY = ["present", "meta", "entry", "version", "sha", "size", "seen", "masked"]
 
+_NUMBERS = ("seq", "size", "grp", "at", "tries", "edit_seq", "modified", "checked", "expires",
+            "present", "masked")  # fmt: skip
+
+
+def _types(names: list[str]) -> tuple[tuple[type, ...], ...]:
+    return tuple((int, float) if name in _NUMBERS else (str,) for name in names)
+
+
+_EDIT_TYPES, _OP_TYPES, _COPY_TYPES, _ENTRY_TYPES = map(_types, (_EDIT, _OP, _COPY, _ENTRY))
+
+
+def _checked(
+    key: str, columns: tuple[Any, ...], types: tuple[tuple[type, ...], ...]
+) -> tuple[Any, ...]:
+    """Return the columns of a record whose types are those that we write.
+
+    The tables take any type in any column, and others may have written into them.
+    """
+    for value, allowed in zip(columns, types, strict=True):
+        if value is not None and type(value) not in allowed:
+            raise DirectoryError(
+                f"the database of the store has {type(value).__name__} where a "
+                f"{allowed[0].__name__} belongs, in what it knows of {key!r}; another program "
+                "wrote into it: restore the directory from a backup"
+            )
+    return columns
+
+
 VISIBLE = "u.gen_from <= {gen} AND (u.gen_to IS NULL OR u.gen_to >= {gen})"
 """Which rows of ``upstream u`` the generation in force shows."""
 
@@ -113,20 +142,24 @@ COPY_ROWS = f"SELECT c.key, {_columns('c', _COPY)} FROM copy c"
 
 def edit_from(key: str, c: tuple[Any, ...]) -> Edit:
     """Return the record of the columns of an edit."""
+    c = _checked(key, c, _EDIT_TYPES)
     base = BaseOf(*c[7:13])
     return Edit(*(key, *c[:7], base, *c[13:]))
 
 
 def op_from(key: str, c: tuple[Any, ...]) -> Op:
     """Return the record of the columns of an op."""
+    c = _checked(key, c, _OP_TYPES)
     return Op(*(c[0], key, *c[1:7], BaseOf(*c[7:13]), *c[13:]))
 
 
 def _copy_from(key: str, c: tuple[Any, ...]) -> Copy:
+    c = _checked(key, c, _COPY_TYPES)
     return Copy(*(key, *c[:-1], _seen_from(c[-1])))
 
 
 def _entry_from(key: str, c: tuple[Any, ...]) -> Entry:
+    c = _checked(key, c, _ENTRY_TYPES)
     return Entry(*(key, bool(c[0]), *c[1:6], _seen_from(c[6]), bool(c[7])))
 
 
@@ -151,9 +184,9 @@ def seen_text(seen: Seen) -> str:
 def _seen_from(text: str | None) -> Seen | None:
     if text is None:
         return None
-    said = json.loads(text)
-    version = ABSENT if said["absent"] else said["version"]
-    return Seen(version, said["sha256"], said["meta"], said["entry"])
+    said = parse(text)
+    version = ABSENT if said.get("absent") else said.get("version")
+    return Seen(version, said.get("sha256"), said.get("meta"), said.get("entry"))
 
 
 def norm_of(meta: str) -> str | None:

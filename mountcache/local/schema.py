@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 
-__all__ = ["FORMAT", "create"]
+__all__ = ["APPLICATION_ID", "FORMAT", "STATE", "create"]
 
 FORMAT = 1
 """``PRAGMA user_version`` of the database."""
@@ -170,7 +170,7 @@ BEGIN UPDATE state SET value = value + coalesce(NEW.size, 0) - coalesce(OLD.size
     for table, name in _COUNTED.items()
 )
 
-_STATE = {
+STATE = {
     "gen": 1,
     "seq": 0,
     "complete": 0,
@@ -194,7 +194,7 @@ def create(con: sqlite3.Connection) -> None:
     """Make the tables in a database that has none of them; call it inside a transaction."""
     for statement in _statements(_TABLES + _TRIGGERS + _COUNTERS):
         con.execute(statement)
-    con.executemany("INSERT INTO state VALUES (?, ?)", _STATE.items())
+    con.executemany("INSERT INTO state VALUES (?, ?)", STATE.items())
     con.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     con.execute(f"PRAGMA user_version = {FORMAT}")
 
