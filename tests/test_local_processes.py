@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import os
-import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +13,6 @@ from mountcache.local.diskcontent import DiskContent
 from mountcache.local.liveness import FileLock
 from mountcache.local.memory import MemoryContent
 from tests.local_parts import LARGE, Running, files, read, ready, script, spooled
-
-ROUNDS = int(os.environ.get("MOUNTCACHE_CRASH_ROUNDS", "4"))
 
 
 @pytest.fixture
@@ -401,54 +396,3 @@ def test_gc_leaves_what_it_doesnt_know(disk: DiskContent) -> None:
     other.touch()
     assert disk.gc() == 0
     assert other.exists()
-
-
-_WRITING = """
-    import hashlib, itertools, os, sys
-    from mountcache.local.diskcontent import DiskContent
-    from tests.local_parts import name, spooled
-    content = DiskContent(sys.argv[1])
-    for number in itertools.count():
-        data = os.urandom(20) * (10 if number % 2 else 5_000)
-        spool = spooled(content, data)
-        with content.write() as con:
-            adopted = content.adopt(con, spool)
-            name(con, adopted, adopted)
-        print(adopted, hashlib.sha256(data).hexdigest(), flush=True)
-        if number % 3 == 2:
-            with content.write() as con:
-                con.execute("DELETE FROM edit WHERE key = ?", (adopted,))
-                content.release(con, [adopted])
-            print(adopted, "released", flush=True)
-"""
-
-
-@pytest.mark.crash
-def test_what_was_committed_survives_a_kill_at_any_moment(disk: DiskContent) -> None:
-    chance = random.Random(1)
-    said: dict[str, str] = {}
-    uncertain: set[str] = set()
-    for _ in range(ROUNDS):
-        last = ""
-        moment = chance.randrange(1, 40)
-        with Running(_WRITING, disk.directory) as other:
-            for number in itertools.count(1):
-                if number == moment:
-                    other.kill()
-                # What it had said when it was killed is still to be heard.
-                if not (line := other.hear()):
-                    break
-                last, _, said[last] = line.partition(" ")
-        uncertain.add(last)  # it may have been released, and not said so
-        disk.gc()
-        con = disk.connection()
-        there = dict(con.execute("SELECT key, filename FROM Cache").fetchall())
-        uncertain |= there.keys() - said.keys()  # one that was committed, and not said so
-        assert len(uncertain) <= 2 * ROUNDS
-        for content_id in said.keys() - uncertain:
-            assert (content_id in there) == (said[content_id] != "released")
-        for content_id in said.keys() & there.keys():
-            assert hashlib.sha256(read(disk, content_id)).hexdigest() == said[content_id]
-        named = {filename for filename in there.values() if filename}
-        assert {path.relative_to(disk.directory).as_posix() for path in files(disk)} == named
-        assert con.execute("PRAGMA integrity_check").fetchone() == ("ok",)

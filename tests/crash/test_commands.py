@@ -1,11 +1,7 @@
-"""kill -9 at any moment, then again: each edit ends upstream once, or is still staged.
-
-``MOUNTCACHE_CRASH_ROUNDS`` says how many moments are tried.
-"""
+"""The command, killed while it pushes with several workers, or reads its input."""
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import threading
@@ -21,9 +17,7 @@ from mountcache.serve import Origin
 from mountcache.values import StringValue
 from tests.command import TIME, Shell, environment, words
 
-pytestmark = pytest.mark.crash
-
-ROUNDS = range(int(os.environ.get("MOUNTCACHE_CRASH_ROUNDS", "3")))
+ROUNDS = range(3)
 KEYS = 24
 
 

@@ -1,0 +1,221 @@
+"""What must be true of a store after a life ended."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from mountcache import sync
+from mountcache.local.records import Edit as Row
+from mountcache.mounted import MountedStore
+from tests.crash import invariants
+from tests.crash.life import KEYS, Plan, mounted
+from tests.crash.model import Call, Model, RefusedError
+from tests.crash.nursery import Ended
+from tests.crash.upstream import Upstream
+
+__all__ = ["Heard", "hear", "judge"]
+
+
+@dataclass
+class Heard:
+    """What a life said, against what it had to say."""
+
+    model: Model
+    """After all that it acknowledged."""
+    hand: Call | None = None
+    """The call that it was at when it was killed."""
+
+
+def hear(model: Model, ended: Ended, unsettled: set[str]) -> Heard:
+    """Follow the calls of a life; AssertionError if one gave what it shouldn't.
+
+    Parameters
+    ----------
+    unsettled
+        Keys whose push was killed, and may have arrived: a revert finds nothing then.
+    """
+    assert not ended.failure, ended.failure
+    hand: Call | None = None
+    for words in ended.said:
+        match words:
+            case ["begin", call]:
+                hand = call
+            case ["done", given]:
+                assert hand is not None
+                try:
+                    model = _acknowledged(model, hand, given, unsettled)
+                except RefusedError as error:
+                    raise AssertionError(f"{hand} gave {given}, and not {error}") from None
+                hand = None
+            case ["raised", name, *more]:
+                assert hand is not None
+                model = _raised(model, hand, name, more, unsettled)
+                hand = None
+    return Heard(model, hand)
+
+
+def _acknowledged(model: Model, call: Call, given: Any, unsettled: set[str]) -> Model:
+    if call["do"] in ("push", "push_all"):
+        unsettled -= {call["key"]} if call["do"] == "push" else set(KEYS)
+    if call["do"] == "push_all":
+        bad = [each for each in given if each[1] not in ("pushed", "already there")]
+        assert not bad, (call, given)
+    shown = model.shown(call)
+    assert shown is None or shown == given, (call, shown, given)
+    return model.after(call)
+
+
+def _raised(model: Model, call: Call, name: str, more: list[str], unsettled: set[str]) -> Model:
+    if call["do"] == "drop":
+        assert name in ("KeyError", "StoreError"), (call, name, more)
+        return model
+    if call["do"] == "revert" and call["key"] in unsettled and name == "KeyError":
+        # The push had arrived, as it turned out.
+        unsettled.discard(call["key"])
+        return model.with_edit(call["key"], None)
+    assert _refusal(model, call) == name, (call, name, more)
+    return model
+
+
+def _refusal(model: Model, call: Call) -> str:
+    try:
+        model.after(call)
+    except RefusedError as error:
+        return str(error)
+    return ""
+
+
+def candidates(heard: Heard) -> list[Model]:
+    """Return what may be there once a life was killed; a push is left out."""
+    found = [heard.model]
+    if heard.hand is not None:
+        with suppress(RefusedError):
+            found.append(heard.model.after(heard.hand))
+    return found
+
+
+def _staged(store: MountedStore) -> dict[str, Row]:
+    return {edit.key: edit for edit in store.mount.catalog.edits()}
+
+
+def _is_staged(row: Row | None, model: Model, key: str) -> bool:
+    """Return whether what is staged for a key is what the model says."""
+    edit = model.edits.get(key)
+    if row is None:
+        return edit is None
+    if row.kind == "del":
+        # Of a key that isn't upstream a whiteout hides nothing, and may or may not be there.
+        return model.view(key) is None
+    if edit is None or edit.value is None:
+        return False
+    if (row.kind == "meta") != edit.metadata_only:
+        return False
+    same = json.loads(row.meta) == json.loads(edit.value.meta)
+    return same and (row.kind == "meta" or row.sha256 == edit.value.sha)
+
+
+def _difference(rows: Mapping[str, Row], model: Model) -> list[str]:
+    return [
+        f"{key}: staged is {rows.get(key)}, and was {model.edits.get(key)}"
+        for key in KEYS
+        if not _is_staged(rows.get(key), model, key)
+    ]
+
+
+def settle(store: MountedStore, heard: Heard, upstream: Upstream, prefix: str) -> Model:
+    """Find out which of the states that may be there is there; AssertionError if none."""
+    rows = _staged(store)
+    hand, model = heard.hand, heard.model
+    if hand is not None and hand["do"] in ("push", "push_all"):
+        keys = [hand["key"]] if hand["do"] == "push" else list(model.edits)
+        for key in keys:
+            model = _after_a_push(model, key, rows.get(key), upstream.changes(prefix + key))
+        heard = Heard(model)
+    differences = []
+    for each in candidates(heard):
+        if not (difference := _difference(rows, each)):
+            return each
+        differences.append(difference)
+    raise AssertionError(f"{hand} is neither undone nor done: {differences}")
+
+
+def _after_a_push(
+    model: Model, key: str, row: Row | None, changes: tuple[str | None, ...]
+) -> Model:
+    """Return the model once it is known whether upstream has what was being sent."""
+    if key not in model.edits:
+        return model
+    sent = model.sent(key, acknowledged=False)
+    if changes != model.changes.get(key, ()):
+        assert changes == sent.changes.get(key, ()), f"{key} was sent twice"
+        model = sent
+    # What isn't staged any more has to be there.
+    if row is None and sent.changes.get(key, ()) == changes:
+        return model.sent(key)
+    return model
+
+
+def judge(
+    plan: Plan, heard: Heard, upstream: Upstream, *, push: bool, torn_copies: bool = False
+) -> Model:
+    """Open what a life left, and check all that is promised; return what is there."""
+    prefix = plan.prefix
+    with _opened(plan) as store:
+        catalog = store.mount.catalog
+        model = settle(store, heard, upstream, prefix)
+        catalog.content.gc()  # type: ignore[attr-defined]
+        invariants.check(catalog, torn_copies=torn_copies)
+        _check_reads(store, model, prefix)
+        for key in KEYS:
+            assert upstream.changes(prefix + key) == model.changes.get(key, ()), key
+        if push:
+            report = sync.push(store, workers=2, max_delete=len(KEYS))
+            assert report.ok, report
+            assert _staged(store) == {}
+            assert not catalog.ops()
+            model = model.after({"do": "push_all"})
+            for key in KEYS:
+                came, due = upstream.changes(prefix + key), model.changes.get(key, ())
+                assert came == due, f"of {key} upstream saw {came}, and not {due}"
+            there = {key: value.version for key, value in model.upstream.items()}
+            assert upstream.held(prefix) == there
+            _check_reads(store, model, prefix)
+    return model
+
+
+@contextmanager
+def _opened(plan: Plan) -> Iterator[MountedStore]:
+    store = mounted(plan)
+    store.connect()
+    try:
+        yield store
+    finally:
+        store.disconnect()
+
+
+def _check_reads(store: MountedStore, model: Model, prefix: str) -> None:
+    """Check what a read of each key gives, first without upstream."""
+    offline = store.with_options(offline="always")
+    for key in KEYS:
+        edit = model.edits.get(key)
+        if edit is not None and not edit.metadata_only and edit.value is not None:
+            value = offline.get(prefix + key)
+            assert [_sha(value), value.metadata] == edit.value.shown, key
+    for key in KEYS:
+        expected = model.view(key)
+        try:
+            value = store.get(prefix + key)
+            shown = [_sha(value), value.metadata]
+        except KeyError:
+            shown = None
+        assert shown == (None if expected is None else expected.shown), key
+
+
+def _sha(value: Any) -> str:
+    with value.data as data:
+        return hashlib.sha256(data.read()).hexdigest()
