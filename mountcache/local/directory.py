@@ -280,16 +280,25 @@ def make(path: Path) -> None:
 
 
 def fill(path: Path) -> None:
-    """Make the subdirectories, ``live`` last: it says that all are there."""
-    for room in (*_ROOMS, "live"):
-        name = os.path.join(path, room)
-        with suppress(FileExistsError):
-            os.mkdir(name, 0o700)
-        os.chmod(name, 0o700)
+    """Make the subdirectories, ``live`` last: it says that all are there, whatever happens."""
+    for room in _ROOMS:
+        _make_room(path / room)
     # Their names are on disk after this; each is synced itself when a file comes into it.
     sync(path)
-    with suppress(PermissionError):
-        sync(path.parent)
+    # Those above may be as new, and made by somebody who was killed since.
+    device = path.stat().st_dev
+    for above in path.parents:
+        if above.stat().st_dev != device:
+            break
+        with suppress(PermissionError):
+            sync(above)
+    _make_room(path / "live")
+
+
+def _make_room(path: Path) -> None:
+    with suppress(FileExistsError):
+        path.mkdir(0o700)
+    path.chmod(0o700)
 
 
 def sync(directory: Path) -> None:

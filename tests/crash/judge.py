@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from tests.crash.model import Call, Model, RefusedError
 from tests.crash.nursery import Ended
 from tests.crash.upstream import Upstream
 
-__all__ = ["Heard", "hear", "judge"]
+__all__ = ["Heard", "hear", "history", "judge", "judge_staged", "staged"]
 
 
 @dataclass
@@ -39,12 +40,20 @@ def hear(model: Model, ended: Ended, unsettled: set[str]) -> Heard:
     unsettled
         Keys whose push was killed, and may have arrived: a revert finds nothing then.
     """
+    return history(model, ended, unsettled)[-1]
+
+
+def history(model: Model, ended: Ended, unsettled: set[str] | None = None) -> list[Heard]:
+    """Return what a life said, call by call; the last one is as `hear` returns."""
     assert not ended.failure, ended.failure
+    unsettled = set() if unsettled is None else unsettled
     hand: Call | None = None
+    heard = []
     for words in ended.said:
         match words:
             case ["begin", call]:
                 hand = call
+                heard.append(Heard(model, hand))
             case ["done", given]:
                 assert hand is not None
                 try:
@@ -56,7 +65,7 @@ def hear(model: Model, ended: Ended, unsettled: set[str]) -> Heard:
                 assert hand is not None
                 model = _raised(model, hand, name, more, unsettled)
                 hand = None
-    return Heard(model, hand)
+    return [*heard, Heard(model, hand)]
 
 
 def _acknowledged(model: Model, call: Call, given: Any, unsettled: set[str]) -> Model:
@@ -151,11 +160,11 @@ def _after_a_push(
     if key not in model.edits:
         return model
     sent = model.sent(key, acknowledged=False)
-    if changes != model.changes.get(key, ()):
-        assert changes == sent.changes.get(key, ()), f"{key} was sent twice"
+    if not model.explains(key, changes):
+        assert sent.explains(key, changes), f"{key} was sent twice"
         model = sent
     # What isn't staged any more has to be there.
-    if row is None and sent.changes.get(key, ()) == changes:
+    if row is None and sent.explains(key, changes):
         return model.sent(key)
     return model
 
@@ -172,7 +181,7 @@ def judge(
         invariants.check(catalog, torn_copies=torn_copies)
         _check_reads(store, model, prefix)
         for key in KEYS:
-            assert upstream.changes(prefix + key) == model.changes.get(key, ()), key
+            assert model.explains(key, upstream.changes(prefix + key)), key
         if push:
             report = sync.push(store, workers=2, max_delete=len(KEYS))
             assert report.ok, report
@@ -180,12 +189,54 @@ def judge(
             assert not catalog.ops()
             model = model.after({"do": "push_all"})
             for key in KEYS:
-                came, due = upstream.changes(prefix + key), model.changes.get(key, ())
-                assert came == due, f"of {key} upstream saw {came}, and not {due}"
+                came = upstream.changes(prefix + key)
+                assert model.explains(key, came), (key, came, model.changes.get(key))
             there = {key: value.version for key, value in model.upstream.items()}
             assert upstream.held(prefix) == there
             _check_reads(store, model, prefix)
     return model
+
+
+def judge_staged(plan: Plan, lived: Sequence[Heard]) -> None:
+    """Open what a power cut left of a store that may lose its last moments.
+
+    What is staged is what was staged once, whole, and nothing of it is torn.
+    """
+    with _opened(plan) as store:
+        catalog = store.mount.catalog
+        catalog.content.gc()  # type: ignore[attr-defined]
+        invariants.check(catalog, torn_copies=True)
+        rows = _staged(store)
+        may_be = [model for heard in lived for model in _states(heard)]
+        assert any(not _difference(rows, model) for model in may_be), rows
+        offline = store.with_options(offline="always")
+        for key, row in rows.items():
+            if row.kind == "put":
+                assert _sha(offline.get(plan.prefix + key)) == row.sha256
+
+
+def staged(plan: Plan) -> set[str]:
+    """Open a store, and return the keys for which something is staged."""
+    with _opened(plan) as store:
+        return set(_staged(store))
+
+
+def _states(heard: Heard) -> list[Model]:
+    """Return what may be staged in the middle of a call, pushes not left out."""
+    if heard.hand is None or heard.hand["do"] not in ("push", "push_all"):
+        return candidates(heard)
+    keys = [heard.hand["key"]] if heard.hand["do"] == "push" else sorted(heard.model.edits)
+    keys = [key for key in keys if key in heard.model.edits]
+    chosen = itertools.chain.from_iterable(
+        itertools.combinations(keys, count) for count in range(len(keys) + 1)
+    )
+    found = []
+    for some in chosen:
+        model = heard.model
+        for key in some:
+            model = model.sent(key)
+        found.append(model)
+    return found
 
 
 @contextmanager

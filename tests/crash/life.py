@@ -22,15 +22,19 @@ from mountcache.errors import ConflictError, StoreError
 from mountcache.local.disk import DiskCacheStore
 from mountcache.mounted import MountedStore
 from tests.crash import points
-from tests.crash.model import Call, payload
+from tests.crash.model import Call, Held, payload
 
-__all__ = ["BIG", "KEYS", "Plan", "calls", "live", "mounted"]
+__all__ = ["BEGUN", "BIG", "KEYS", "Plan", "calls", "live", "mounted"]
 
 KEYS = ("a", "b", "c", "u0", "u1", "u2", "big")
 """The last four are upstream from the beginning."""
 
 BIG = 2_600_000
 """Bytes of ``big``: three blocks of a partial."""
+
+BEGUN = {f"u{n}": Held(-n - 1, 1000 + 30_000 * n, '{"n": 0}') for n in range(3)}
+BEGUN["big"] = Held(-9, BIG, '{"n": 0}')
+"""What is upstream from the beginning."""
 
 _LIMIT = 4_000_000
 """Bytes of clean copies: ``big`` and some others, so that there is always eviction."""
@@ -49,6 +53,8 @@ class Plan:
     length: int
     target: str | None
     """Where it is killed: a `points.Target`."""
+    small: bool = False
+    """Whether its values are of 100,000 bytes at most."""
     durability: Any = "full"
 
     def as_json(self) -> str:
@@ -72,7 +78,7 @@ def calls(plan: Plan) -> Iterator[Call]:
             weights.update(dict.fromkeys(verbs, 15))
     for number in range(plan.first, plan.first + plan.length):
         verb = chance.choices(list(weights), list(weights.values()))[0]
-        yield _call(chance, number, verb)
+        yield _call(chance, number, verb, small=plan.small)
 
 
 _VERBS = {
@@ -93,7 +99,7 @@ _LEADING = {
 _INSIDE = ("set", "set_data", "update_metadata", "delete", "mv", "get")
 
 
-def _call(chance: random.Random, number: int, verb: str) -> Call:
+def _call(chance: random.Random, number: int, verb: str, *, small: bool = False) -> Call:
     call: Call = {"do": verb}
     if verb in ("gc", "reopen", "prefetch", "evict", "push_all"):
         return call
@@ -107,7 +113,7 @@ def _call(chance: random.Random, number: int, verb: str) -> Call:
     if verb == "mv":
         call["to"] = chance.choice([key for key in KEYS if key != call["key"]])
     if verb in ("set", "set_data"):
-        kind = chance.choices(("small", "file", "large"), (6, 4, 0.4))[0]
+        kind = chance.choices(("small", "file", "large"), (6, 4, 0 if small else 0.4))[0]
         low, high = {"small": (32, 5_000), "file": (32_768, 70_000), "large": (1 << 20, 3 << 20)}[
             kind
         ]
@@ -229,15 +235,24 @@ class _Life:
         self._store.mount.catalog._evict(1)
 
 
-def live(plan: Plan, pipe: int) -> None:
-    """Make the calls of a life, to be killed at its target or at its end."""
+def live(plan: Plan, pipe: int, *, armed: bool = True) -> None:
+    """Make the calls of a life, to be killed at its target or at its end.
+
+    Parameters
+    ----------
+    pipe
+        Where it says what it does.
+    armed
+        Whether it has points.
+    """
     write = os.write
 
     def tell(*words: Any) -> None:
         write(pipe, json.dumps(words).encode() + b"\n")
 
-    target = points.Target.of(plan.target) if plan.target else None
-    points.install(plan.directory, target, lambda kind: tell("point", kind))
+    if armed:
+        target = points.Target.of(plan.target) if plan.target else None
+        points.install(plan.directory, target, lambda kind: tell("point", kind))
     life = _Life(plan)
     for call in calls(plan):
         tell("begin", call)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 from mountcache.jsonform import content_version
 
-__all__ = ["Call", "Edit", "Held", "Model", "RefusedError", "digest", "payload"]
+__all__ = ["Call", "Change", "Edit", "Held", "Model", "RefusedError", "digest", "payload"]
 
 Call = dict[str, Any]
 
@@ -64,6 +64,17 @@ class Edit:
     """None: a whiteout."""
     metadata_only: bool = False
     partner: str | None = None
+    arrived: bool = False
+    """Upstream has applied it, and nobody here knows."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A version that came upstream, None for a delete."""
+
+    version: str | None
+    sure: bool
+    """False if it is what was there already: such an edit is sent once, or not at all."""
 
 
 class RefusedError(Exception):
@@ -76,8 +87,8 @@ class Model:
 
     upstream: Mapping[str, Held] = field(default_factory=dict)
     edits: Mapping[str, Edit] = field(default_factory=dict)
-    changes: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
-    """Of each key the versions that came, None for a delete."""
+    changes: Mapping[str, tuple[Change, ...]] = field(default_factory=dict)
+    """What came of each key."""
 
     def view(self, key: str) -> Held | None:
         edit = self.edits.get(key)
@@ -92,6 +103,16 @@ class Model:
     def with_edit(self, key: str, edit: Edit | None) -> Model:
         edits = {**self.edits, key: edit}
         return replace(self, edits={name: each for name, each in edits.items() if each})
+
+    def explains(self, key: str, came: Sequence[str | None]) -> bool:
+        """Return whether the versions that came of a key are those that had to."""
+        left = list(came)
+        for change in self.changes.get(key, ()):
+            if left and left[0] == change.version:
+                del left[0]
+            elif change.sure:
+                return False
+        return not left
 
     # -- calls ---------------------------------------------------------------------------
 
@@ -196,15 +217,16 @@ class Model:
             value = replace(before, meta=value.meta)
         upstream, changes = dict(self.upstream), dict(self.changes)
         version = None if value is None else value.version
-        if version != (None if before is None else before.version):
-            changes[key] = (*changes.get(key, ()), version)
+        if not edit.arrived:
+            sure = version != (None if before is None else before.version)
+            changes[key] = (*changes.get(key, ()), Change(version, sure))
         if value is None:
             upstream.pop(key, None)
         else:
             upstream[key] = value
         model = replace(self, upstream=upstream, changes=changes)
         if not acknowledged:
-            return model
+            return model.with_edit(key, replace(edit, arrived=True))
         model = model.with_edit(key, None)
         return model if value is None else model._pass_on(key, None)
 

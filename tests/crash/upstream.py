@@ -6,7 +6,7 @@ import http.client
 import io
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -45,6 +45,10 @@ class Upstream:
     def _note(self, event: StoreModificationEvent) -> None:
         version = None if event.action == "delete" else str(self.store.version_of(event.key))
         self._changes.setdefault(event.key, []).append(version)
+
+    def note(self, key: str, versions: Sequence[str | None]) -> None:
+        """Count changes that came before."""
+        self._changes[key] = list(versions)
 
     def changes(self, key: str) -> tuple[str | None, ...]:
         """Return the versions of a key that came, None for a delete."""

@@ -13,8 +13,8 @@ from itertools import groupby
 from pathlib import Path
 
 from tests.crash.judge import Heard, hear, judge
-from tests.crash.life import BIG, KEYS, Plan
-from tests.crash.model import Held, Model
+from tests.crash.life import BEGUN, KEYS, Plan
+from tests.crash.model import Model
 from tests.crash.nursery import Ended, Nursery
 from tests.crash.points import KINDS, MAKING, TORN, Target
 from tests.crash.upstream import Upstream
@@ -63,10 +63,8 @@ def walk(seed: int, nursery: Nursery, upstream: Upstream, verdict: Verdict) -> N
     shm = Path("/dev/shm")
     directory = tempfile.mkdtemp(dir=shm if shm.is_dir() else None)
     prefix = f"w{seed}/"
-    begun = {f"u{n}": Held(-n - 1, 1000 + 30_000 * n, '{"n": 0}') for n in range(3)}
-    begun["big"] = Held(-9, BIG, '{"n": 0}')
-    upstream.reset(prefix, begun)
-    model = Model(begun)
+    upstream.reset(prefix, BEGUN)
+    model = Model(BEGUN)
     plan = Plan(f"{directory}/store", upstream.url, prefix, "", 1, LENGTH, None)
     unsettled: set[str] = set()
     try:
