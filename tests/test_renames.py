@@ -84,6 +84,28 @@ def test_two_renames_in_a_transaction_are_one(store: MountedStore, origin: Origi
     assert sorted(store.revert("c")) == ["a", "c"]
 
 
+def test_new_name_that_was_deleted_and_set_anew_is_no_half_of_the_rename(
+    renamed: MountedStore, origin: Origin
+) -> None:
+    with renamed.transaction("replace"):
+        renamed.delete("b")
+        put(renamed, "b", "another")
+    assert renamed.revert("b") == ["b"]
+    assert renamed.push("a").outcome == "pushed"
+    assert not origin.exists("a")
+
+
+def test_delete_of_the_new_name_that_is_taken_back_leaves_the_rename(
+    renamed: MountedStore, origin: Origin
+) -> None:
+    with renamed.transaction("outer"):
+        put(renamed, "c", "data")
+        with pytest.raises(ZeroDivisionError), renamed.transaction("inner"):
+            renamed.delete("b")
+            raise ZeroDivisionError
+    assert sorted(renamed.revert("b")) == ["a", "b"]
+
+
 def test_rename_is_done_once_the_new_name_is_upstream(renamed: MountedStore) -> None:
     renamed.push("b")
     put(renamed, "b", "edited")

@@ -103,6 +103,8 @@ class _Transaction:
     """What the caller's keys have before those of the catalog."""
     staged: dict[str, _Staged] = field(default_factory=dict)
     read: dict[str, tuple[Token, bool]] = field(default_factory=dict)
+    passed: list[tuple[str, str | None]] = field(default_factory=list)
+    """Deleted keys, and for which other one who waited for them is to wait."""
     spools: list[Spool] = field(default_factory=list)
     in_memory: int = 0
     """How many bytes of the spools are in memory."""
@@ -128,6 +130,7 @@ class _Transaction:
 
     def pass_on(self, key: str, partner: str | None) -> None:
         """Let whiteouts that wait for a key wait for another, or for none."""
+        self.passed = [*self.passed, (key, partner)]
         for name, other in self.staged.items():
             if other.draft.partner == key:
                 draft = replace(other.draft, partner=partner)
@@ -361,6 +364,8 @@ class Staging:
                 row = self.catalog.row(key, con)
                 staged = _Staged(make(row), spool, announce, _seen_by(row, announce))
                 alone.staged[key] = staged
+                if staged.draft.kind == "del":
+                    alone.pass_on(key, staged.draft.partner)
                 self._write_all(con, alone)
                 version = staged.draft.version
                 if op_id is not None:
@@ -394,12 +399,12 @@ class Staging:
         """Open a transaction, or join the one that is open."""
         outer = self.current()
         if outer is not None:
-            staged = dict(outer.staged)
+            staged, passed = dict(outer.staged), outer.passed
             try:
                 yield
             except BaseException:
                 # What the block wrote goes; what it read may have shaped what stays.
-                outer.staged = staged
+                outer.staged, outer.passed = staged, passed
                 raise
             return
         transaction = _Transaction(notes, prefix)
@@ -440,14 +445,14 @@ class Staging:
 
     def _write_all(self, con: sqlite3.Connection, transaction: _Transaction) -> None:
         group = 0
+        for key, partner in transaction.passed:
+            self.pass_on(con, key, partner)
         for key, staged in transaction.staged.items():
             row = self.catalog.row(key, con)
             draft, mounted = staged.draft, staged.announce.mounted
             base = draft.base or base_for(row, self.catalog.handed(key), mounted=mounted)
-            if draft.kind == "del":
-                self.pass_on(con, key, draft.partner)
-                if not mounted and row.op is not None:
-                    raise _in_flight(staged.announce.key)
+            if draft.kind == "del" and not mounted and row.op is not None:
+                raise _in_flight(staged.announce.key)
             seq = next_seq(con)
             group = group or seq
             if row.edit is not None and len(transaction.staged) == 1:
