@@ -478,7 +478,12 @@ class DatabaseContent(ABC):
         for spool in commit.adopted:
             spool.adopted = True
         self._end_turn()
-        for path in commit.released:
+        if commit.released:
+            self._remove(commit.released)
+
+    def _remove(self, released: Iterable[Path]) -> None:
+        """Remove files that no row names any more."""
+        for path in released:
             path.unlink(missing_ok=True)
 
     def _take_back(self, commit: _Commit) -> None:

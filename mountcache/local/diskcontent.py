@@ -8,12 +8,14 @@ synced, then the row that names it is committed.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import sqlite3
 import threading
 import time
 import weakref
+from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -51,6 +53,8 @@ _INSERT = """
 INSERT INTO Cache (key, raw, store_time, access_time, size, mode, filename, value)
 VALUES (?, 1, ?, ?, ?, ?, ?, ?)
 """
+
+_logger = logging.getLogger("mountcache")
 
 _DEFAULT_LIMIT = 10 * 2**30
 _ROOMS = [f"{number:02x}" for number in range(256)]
@@ -269,6 +273,29 @@ class DiskContent(DatabaseContent):
             if self._liveness is not None:
                 self._liveness.end()
 
+    def _remove(self, released: Iterable[Path]) -> None:
+        if self._durable or self._flush():
+            super()._remove(released)
+
+    def _flush(self) -> bool:
+        """Make durable what is committed, whatever the durability; tell if that could be done.
+
+        Bytes mustn't go before the commit that lets go of them is on disk: a power cut would
+        bring back a row that names them.
+        """
+        con = self.connection()
+        con.execute("PRAGMA synchronous = 2")
+        try:
+            with self.write() as writing:
+                # A commit that changes nothing isn't synced: this counts for diskcache alone.
+                writing.execute("UPDATE Settings SET value = value + 1 WHERE key = 'hits'")
+        except StoreError as error:
+            _logger.info("files that no row names stay in %s for now: %s", self.where, error)
+            return False
+        finally:
+            self._set_durability(con)
+        return True
+
     # -- byte strings --------------------------------------------------------------------
 
     def spool(self) -> Spool:
@@ -378,7 +405,11 @@ class DiskContent(DatabaseContent):
         return collect(self.directory, self._token, rooms, self._named, anyway=anyway)
 
     def _named(self, filenames: set[str]) -> set[str]:
-        """Pick the files that a row names; by id where that is quick, else by looking at all."""
+        """Pick the files that a row names; by id where that is quick, else by looking at all.
+
+        Those that none names may go at once: whoever let go of them may have done so in a commit
+        that wasn't synced, and be dead.
+        """
         con = self.connection()
         named = {
             filename
@@ -397,6 +428,8 @@ class DiskContent(DatabaseContent):
         if filenames - named:
             rows = con.execute("SELECT filename FROM Cache WHERE filename IS NOT NULL")
             named |= filenames & {filename for (filename,) in rows}
+        if filenames - named and not self._flush():
+            return filenames
         return named
 
     def before_fork(self) -> None:

@@ -3,7 +3,8 @@
 One file each, in ``partial/``: the bytes, where they belong, with holes for what is missing, and
 behind them the map, one byte for each block of 1 MiB. So a block is noted without a commit, and
 counts only after its bytes were written; a process that is killed leaves at worst the end of one
-block to be fetched again. A file without its map is whole, and is adopted by rename.
+block to be fetched again. A file without its map is whole, and is adopted by rename; a process
+that is killed in the midst of that leaves a row without a file, and all is fetched again.
 
 A row in the table ``partial`` binds the file to a key and a strong version. Only who holds the
 lock of a file writes to it; others read what its map notes. Files of an earlier boot of the

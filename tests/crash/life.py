@@ -12,7 +12,7 @@ import json
 import os
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -56,6 +56,8 @@ class Plan:
     small: bool = False
     """Whether its values are of 100,000 bytes at most."""
     durability: Any = "full"
+    script: Sequence[Call] = ()
+    """Its calls, rather than those of its seed."""
 
     def as_json(self) -> str:
         return json.dumps(asdict(self))
@@ -71,6 +73,9 @@ def mounted(plan: Plan) -> MountedStore:
 
 def calls(plan: Plan) -> Iterator[Call]:
     """Return the calls of a life, the same ones for the same seed."""
+    if plan.script:
+        yield from plan.script
+        return
     chance = random.Random(plan.seed)
     weights = dict(_VERBS)
     for kind, verbs in _LEADING.items():

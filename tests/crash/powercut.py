@@ -24,7 +24,7 @@ from mountcache.local import diskcontent
 from tests.crash.disks import KEEPING, Disk, Step, trace
 from tests.crash.judge import Heard, history, judge, judge_staged, staged
 from tests.crash.life import BEGUN, Plan, live, mounted
-from tests.crash.model import Model
+from tests.crash.model import Call, Model
 from tests.crash.nursery import Ended
 from tests.crash.upstream import Upstream
 
@@ -42,7 +42,14 @@ class Traced:
     steps: Sequence[Step]
 
 
-def record(seed: int, length: int, upstream: Upstream, *, durability: str = "full") -> Traced:
+def record(
+    seed: int,
+    length: int,
+    upstream: Upstream,
+    *,
+    durability: str = "full",
+    script: Sequence[Call] = (),
+) -> Traced:
     """Let a life be lived under strace.
 
     Parameters
@@ -58,7 +65,7 @@ def record(seed: int, length: int, upstream: Upstream, *, durability: str = "ful
     # Directories above the store are made, too.
     plan = Plan(
         f"{base}/some/where/store", upstream.url, prefix, str(seed), 1, length, None,
-        small=True, durability=durability,
+        small=True, durability=durability, script=script,
     )  # fmt: skip
     try:
         steps = trace(

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.crash import powercut
+from tests.crash.disks import KEEPING
+from tests.crash.powercut import Cut
 from tests.crash.upstream import Upstream
 
 
@@ -33,3 +35,18 @@ def test_normal_durability_loses_the_last_moments_and_tears_nothing(upstream: Up
     traced = powercut.record(4, 30, upstream, durability="normal")
     for cut in powercut.some(traced, 140):
         powercut.check(traced, cut, upstream)
+
+
+def test_bytes_are_removed_once_it_is_on_disk_that_no_row_names_them(upstream: Upstream) -> None:
+    # What was staged durably, then pushed and dropped in the last moments, may be staged again.
+    script = [
+        {"do": "set", "key": "a", "size": 40_000, "n": 1},
+        {"do": "reopen"},
+        {"do": "push", "key": "a", "n": 2},
+        {"do": "drop", "key": "a", "n": 3},
+    ]
+    traced = powercut.record(5, 0, upstream, durability="normal", script=script)
+    removed = [step.verb == "name" and step.name.endswith(".val") for step in traced.steps]
+    last = max(number for number, found in enumerate(removed) if found)
+    for keeps in KEEPING:
+        powercut.check(traced, Cut(last + 1, keeps), upstream)
