@@ -77,6 +77,10 @@ class Settings:
     """Where credentials come from: "netrc", "keyring", "env:NAME" or "command:CMD"."""
     size_limit: int | None = None
     """Bytes for clean copies; in the file a number, or text such as "10 GiB"."""
+    staged_limit: int | None = None
+    """Bytes for staged values, likewise; None: no limit."""
+    undo_limit: int | None = None
+    """Bytes of what is kept for undo, likewise; None: a quarter of `size_limit`."""
     durability: Durability = "full"
     """"full": a staged edit survives a power cut once the command ends; "normal": a crash."""
     author: str | None = None
@@ -336,8 +340,8 @@ def _checked(where: str, name: str, value: object) -> Any:
             return _one_of(where, name, value, ("put",))
         case "metadata":
             return _one_of(where, name, value, ("local", "sidecar"))
-        case "size_limit":
-            return _size(where, value)
+        case "size_limit" | "staged_limit" | "undo_limit":
+            return _size(where, name, value)
         case "max_age":
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
                 raise wrong(f"{where}: max_age is a number of seconds from 0 up, not {value!r}")
@@ -403,13 +407,13 @@ def _one_of(where: str, name: str, value: object, choices: tuple[str, ...]) -> s
     raise ConfigurationError(f"{where}: {name} is one of {', '.join(choices)}, not {value!r}{hint}")
 
 
-def _size(where: str, value: object) -> int:
+def _size(where: str, name: str, value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     found = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if found is None:
         raise ConfigurationError(
-            f'{where}: size_limit is a number of bytes, or text such as "10 GiB", not {value!r}'
+            f'{where}: {name} is a number of bytes, or text such as "10 GiB", not {value!r}'
         )
     unit = found[2].upper()
     base = 1024 if "I" in unit else 1000
@@ -467,7 +471,11 @@ def mounted_store(settings: Settings) -> MountedStore:
     return MountedStore(
         settings.mount_point,
         DiskCacheStore(
-            settings.dir, size_limit=settings.size_limit, durability=settings.durability
+            settings.dir,
+            size_limit=settings.size_limit,
+            staged_limit=settings.staged_limit,
+            undo_limit=settings.undo_limit,
+            durability=settings.durability,
         ),
         backing_store(settings),
         max_age=settings.max_age,

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from mountcache.abc import ABSENT
-from mountcache.errors import DirectoryError, StoreError
+from mountcache.errors import DirectoryError, StoreError, StoreFullError
 from mountcache.local import schema, undo
 from mountcache.local.content import Content
 from mountcache.local.decide import is_outdated, seen_of_copy, seen_of_entry
-from mountcache.local.records import Clean, Copy, Edit, Entry, Op, Row, Seen, Why
+from mountcache.local.records import Clean, Copy, Edit, Entry, Limits, Op, Row, Seen, Why
 from mountcache.local.rows import (
     EDIT_ROWS,
     OP_ROWS,
@@ -35,8 +35,9 @@ from mountcache.local.rows import (
 )
 from mountcache.local.view import PAGE
 
-__all__ = ["HIT", "HIT_INDEXED", "Catalog", "get_state", "set_state"]
+__all__ = ["HIT", "HIT_INDEXED", "Catalog", "StagedLimitError", "get_state", "set_state"]
 
+_AS_BEFORE = Limits()
 _HANDED = 65_536
 _UNDO_WITHOUT_LIMIT = 64 * 2**20
 _USES_EVERY = 60.0
@@ -112,6 +113,10 @@ AND (version = ?2 OR (version IS NULL AND entry = ?3))
 """
 
 
+class StagedLimitError(StoreFullError):
+    """More would be staged than the store's `staged_limit`."""
+
+
 class Catalog:
     """The tables of one store.
 
@@ -119,9 +124,8 @@ class Catalog:
     ----------
     content
         Where the bytes are, and the database.
-    size_limit
-        Bytes that clean copies and incomplete downloads may take; None: as before, or what
-        suits a new store.
+    limits
+        Bytes that it may take of the disk; incomplete downloads count with the clean copies.
     min_free
         Bytes of the disk that copies leave free.
     clock
@@ -132,7 +136,7 @@ class Catalog:
         self,
         content: Content,
         *,
-        size_limit: int | None = None,
+        limits: Limits = _AS_BEFORE,
         min_free: int = 0,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -143,16 +147,18 @@ class Catalog:
         self._uses: set[str] = set()
         self._uses_written = 0.0
         self._create()
-        self._size_limit = self._limit_in_force(size_limit)
+        self._size_limit = self._limit_in_force("size_limit", limits.size)
+        self._staged_limit = self._limit_in_force("staged_limit", limits.staged)
+        self._undo_limit = self._limit_in_force("undo_limit", limits.undo)
 
-    def _limit_in_force(self, asked: int | None) -> int | None:
-        """Return the limit of the store; one that is asked for replaces it."""
-        found: int | None = self.state("size_limit")
+    def _limit_in_force(self, name: str, asked: int | None) -> int | None:
+        """Return a limit of the store; one that is asked for replaces it."""
+        found: int | None = self.state(name)
         if asked is None:
             return found
         if asked != found and not self.content.readonly:
             with self.content.write() as con:
-                set_state(con, "size_limit", asked)
+                set_state(con, name, asked)
         return asked
 
     def _create(self) -> None:
@@ -588,9 +594,40 @@ class Catalog:
 
     def take_away(self, con: sqlite3.Connection, edit: Edit, why: Why) -> None:
         """Keep an edit for undo inside the commit that takes it away."""
-        limit = self._size_limit
-        room = _UNDO_WITHOUT_LIMIT if limit is None else limit // 4
+        room = self._undo_limit
+        if room is None:
+            room = _UNDO_WITHOUT_LIMIT if self._size_limit is None else self._size_limit // 4
         undo.keep(con, self.content, edit, why, self.clock(), room)
+
+    def staged_room(self, key: str) -> int | None:
+        """Return how many bytes may be staged for a key; None without a limit."""
+        if self._staged_limit is None:
+            return None
+        edit, staged = self.row(key).edit, self.state("staged_bytes")
+        room: int = self._staged_limit - staged + ((edit.size or 0) if edit is not None else 0)
+        return room
+
+    def refuse_too_much(self, con: sqlite3.Connection, grown: int) -> None:
+        """Raise StoreFullError inside a commit that stages more than may be.
+
+        Parameters
+        ----------
+        grown
+            By how many bytes it does.
+        """
+        if grown <= 0 or self._staged_limit is None:
+            return
+        staged: int = get_state(con, "staged_bytes")
+        if staged > self._staged_limit:
+            raise self.too_much_staged(staged - grown)
+
+    def too_much_staged(self, staged: int) -> StagedLimitError:
+        """Return the error of who stages more than may be beside what is staged."""
+        return StagedLimitError(
+            f"that is more than the {self._staged_limit:,} bytes that may be staged here, of which "
+            f"{staged:,} are; nothing of it was staged: push or revert what is, or set a larger "
+            "staged_limit"
+        )
 
     def empty_undo(self) -> bool:
         """Let go of all that was kept for undo, since space is short; tell if that was any."""

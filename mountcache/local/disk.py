@@ -9,6 +9,7 @@ from pathlib import Path
 from mountcache.events import EventManager
 from mountcache.local.content import Content
 from mountcache.local.diskcontent import DiskContent, Durability
+from mountcache.local.records import Limits
 from mountcache.local.store import LocalStore
 
 __all__ = ["DiskCacheStore"]
@@ -29,6 +30,13 @@ class DiskCacheStore(LocalStore):
         Bytes that clean copies under a mount may take, from now on and for all who open the
         directory; None: as before. A new directory takes a tenth of what is free on the disk,
         at most 10 GiB.
+    staged_limit
+        Bytes that staged values may take, from now on and for all who open the directory; None:
+        as before, without a limit at first. What would be more is a `StoreFullError`, and nothing
+        of it is staged.
+    undo_limit
+        Bytes of staged values that were taken away and are kept for `MountedStore.undo`,
+        likewise; at first a quarter of `size_limit`.
     min_free
         Bytes of the disk that clean copies leave free.
     durability
@@ -43,14 +51,17 @@ class DiskCacheStore(LocalStore):
         directory: str | os.PathLike[str],
         *,
         size_limit: int | None = None,
+        staged_limit: int | None = None,
+        undo_limit: int | None = None,
         min_free: int = _GIB,
         durability: Durability = "full",
         event_manager: EventManager | None = None,
     ) -> None:
         self.directory = Path(os.path.abspath(os.path.expanduser(directory)))
         self.durability: Durability = durability
+        limits = Limits(size_limit, staged_limit, undo_limit)
         super().__init__(
-            self._open_disk, size_limit=size_limit, min_free=min_free, event_manager=event_manager
+            self._open_disk, limits=limits, min_free=min_free, event_manager=event_manager
         )
 
     def _open_disk(self) -> Content:
@@ -60,7 +71,9 @@ class DiskCacheStore(LocalStore):
         # Another process opens the directory for itself; listeners stay here.
         make = partial(
             DiskCacheStore,
-            size_limit=self._size_limit,
+            size_limit=self._limits.size,
+            staged_limit=self._limits.staged,
+            undo_limit=self._limits.undo,
             min_free=self._min_free,
             durability=self.durability,
         )

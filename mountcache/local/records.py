@@ -25,6 +25,7 @@ __all__ = [
     "Edit",
     "EditKind",
     "Entry",
+    "Limits",
     "Op",
     "Row",
     "Seen",
@@ -37,6 +38,18 @@ __all__ = [
 EditKind = Literal["put", "meta", "del"]
 Why = Literal["replaced", "deleted", "reverted", "given up"]
 BaseKind = Literal["none", "unknown", "absent", "version", "digest", "entry", "op"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bytes that a store may take of the disk, each None for what was in force before."""
+
+    size: int | None = None
+    """Clean copies. A new directory: a tenth of the free disk, at most 10 GiB."""
+    staged: int | None = None
+    """Staged values. A new store: no limit."""
+    undo: int | None = None
+    """What was taken away and is kept for undo. A new store: a quarter of `size`."""
 
 
 @dataclass(frozen=True, slots=True)

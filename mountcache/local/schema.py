@@ -187,6 +187,8 @@ STATE = {
     "identity": None,
     "mount_point": None,
     "size_limit": None,
+    "staged_limit": None,
+    "undo_limit": None,
 }
 
 

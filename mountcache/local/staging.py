@@ -35,7 +35,7 @@ from mountcache.events import (
 )
 from mountcache.jsonform import parse
 from mountcache.local import undo
-from mountcache.local.catalog import Catalog, get_state, set_state
+from mountcache.local.catalog import Catalog, StagedLimitError, get_state, set_state
 from mountcache.local.content import Content, Shelf, Spool
 from mountcache.local.decide import (
     Draft,
@@ -269,7 +269,11 @@ class Staging:
         try:
             message = f"Setting {announce.key}"
             with StoreProgress(announce.store, message, key=announce.key) as progress:
+                # What else a transaction stages is counted at its end.
+                room = self.catalog.staged_room(key)
                 for chunk in chunks(data, buffer_size):
+                    if room is not None and spool.size + len(chunk) > room:
+                        raise self.catalog.too_much_staged(self.catalog.state("staged_bytes"))
                     spool.write(chunk)
                     progress.step(spool.size)
                 # In any case: a row that outlives a power cut mustn't name torn bytes.
@@ -278,7 +282,9 @@ class Staging:
             pushed = self._change(key, announce, make, spool, op_id, depends=base is not None)
         except BaseException as error:
             spool.discard()
-            if isinstance(error, StoreFullError) and self._make_room():
+            # Of room under the limit for staged values what is kept for undo takes none.
+            short = isinstance(error, StoreFullError) and not isinstance(error, StagedLimitError)
+            if short and self._make_room():
                 raise StoreFullError(
                     f"{error}; what was kept for undo has gone, which made some: try again"
                 ) from error
@@ -444,7 +450,7 @@ class Staging:
     # -- inside a commit -----------------------------------------------------------------
 
     def _write_all(self, con: sqlite3.Connection, transaction: _Transaction) -> None:
-        group = 0
+        group, grown = 0, 0
         for key, partner in transaction.passed:
             self.pass_on(con, key, partner)
         for key, staged in transaction.staged.items():
@@ -453,6 +459,7 @@ class Staging:
             base = draft.base or base_for(row, self.catalog.handed(key), mounted=mounted)
             if draft.kind == "del" and not mounted and row.op is not None:
                 raise _in_flight(staged.announce.key)
+            grown += (draft.size or 0) - ((row.edit.size or 0) if row.edit is not None else 0)
             seq = next_seq(con)
             group = group or seq
             if row.edit is not None and len(transaction.staged) == 1:
@@ -466,6 +473,7 @@ class Staging:
                 self.forget(con, row)
             else:
                 self._write_edit(con, row, staged, base, seq, group, transaction.notes)
+        self.catalog.refuse_too_much(con, grown)
 
     def _write_edit(
         self,

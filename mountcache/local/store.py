@@ -39,7 +39,7 @@ from mountcache.local.content import Content
 from mountcache.local.journal import Journal
 from mountcache.local.lending import lent
 from mountcache.local.listing import with_known
-from mountcache.local.records import Edit, StoredRecord
+from mountcache.local.records import Edit, Limits, StoredRecord
 from mountcache.local.staging import Announce, Staging
 from mountcache.local.value import Snapshot
 from mountcache.local.view import PAGE, matcher
@@ -48,6 +48,7 @@ from mountcache.locks import Lock
 __all__ = ["LocalStore", "default_author", "reread"]
 
 _REREADS = 100
+_AS_BEFORE = Limits()
 
 _RECORDS = """
 SELECT key, meta, size, sha, version, at FROM edit
@@ -62,9 +63,8 @@ class LocalStore(AbstractStore):
     ----------
     open_content
         Opens the place of the bytes, at the first use of the store.
-    size_limit
-        Bytes that clean copies may take under a mount; None: as before, or what suits a new
-        store.
+    limits
+        Bytes that it may take of the disk.
     min_free
         Bytes of the disk that clean copies leave free.
     event_manager
@@ -75,13 +75,13 @@ class LocalStore(AbstractStore):
         self,
         open_content: Callable[[], Content],
         *,
-        size_limit: int | None = None,
+        limits: Limits = _AS_BEFORE,
         min_free: int = 0,
         event_manager: EventManager | None = None,
     ) -> None:
         super().__init__(event_manager)
         self._open_content = open_content
-        self._size_limit = size_limit
+        self._limits = limits
         self._min_free = min_free
         self._opening = Lock()
         self._catalog: Catalog | None = None
@@ -103,7 +103,7 @@ class LocalStore(AbstractStore):
             with self._opening:
                 if self._catalog is None:
                     catalog = Catalog(
-                        self._open_content(), size_limit=self._size_limit, min_free=self._min_free
+                        self._open_content(), limits=self._limits, min_free=self._min_free
                     )
                     self._staging = Staging(catalog)
                     self._journal = Journal(catalog, self._staging)

@@ -83,7 +83,7 @@ def keep(
     room
         Bytes that all of them may take; a value larger than that isn't kept.
     """
-    if edit.kind == "del" or (edit.size or 0) > room:
+    if edit.kind == "del" or room <= 0 or (edit.size or 0) > room:
         return
     # What a push in flight makes of the key, nobody can ask when that has ended.
     base = UNKNOWN_BASE if edit.base.kind == "op" else edit.base
