@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import click
 
@@ -28,7 +28,7 @@ __all__ = ["demo", "serve"]
     metavar="ADDRESS",
     default="127.0.0.1",
     show_default=True,
-    help="Where to listen. Whoever reaches it can read and write.",
+    help="Where to listen. Whoever reaches it can read.",
 )
 @click.option(
     "--port",
@@ -37,15 +37,40 @@ __all__ = ["demo", "serve"]
     show_default=True,
     help="0 takes a free one.",
 )
+@click.option(
+    "--token-file",
+    metavar="FILE",
+    help="Writers have to send the token in this file, else the one in MOUNTCACHE_SERVE_TOKEN.",
+)
+@click.option("--read-only", is_flag=True, help="Nobody may write.")
+@click.option(
+    "--name",
+    "names",
+    metavar="HOST",
+    multiple=True,
+    help="A name of this machine that others ask by, besides its own. May be repeated.",
+)
 @json_option
-def serve(directory: str | None, host: str, port: int, as_json: bool) -> None:
+def serve(
+    directory: str | None,
+    host: str,
+    port: int,
+    token_file: str | None,
+    read_only: bool,
+    names: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Serve what is mounted here to any HTTP client, until interrupted.
 
     Reads go through the cache and work offline; what clients write is staged, until `push`
     sends it. Several mounts are at /NAME/. With --store it is no proxy but a repository.
+    On an address that others reach, writers need a token.
     """
+    from mountcache.serve.doors import read_token
+
+    doors = _Doors(token=read_token(token_file), read_only=read_only, names=names)
     if directory is None:
-        _proxy(host, port, as_json)
+        _proxy(host, port, doors, as_json)
         return
     from mountcache.local.disk import DiskCacheStore
     from mountcache.serve import run_origin
@@ -57,10 +82,16 @@ def serve(directory: str | None, host: str, port: int, as_json: bool) -> None:
             tell(f"serving {directory} at {url}")
             note(f"next: `mountcache init {url}` in another folder")
 
-    run_origin(DiskCacheStore(directory), host, port, ready)
+    run_origin(DiskCacheStore(directory), host, port, ready, **doors)
 
 
-def _proxy(host: str, port: int, as_json: bool) -> None:
+class _Doors(TypedDict):
+    token: str | None
+    read_only: bool
+    names: tuple[str, ...]
+
+
+def _proxy(host: str, port: int, doors: _Doors, as_json: bool) -> None:
     from mountcache.config import open_store
     from mountcache.serve import ServedMount, run_stores
 
@@ -74,7 +105,7 @@ def _proxy(host: str, port: int, as_json: bool) -> None:
         stores = {}
         for name, settings in mounts.items():
             stores[name] = ServedMount(opened.enter_context(open_store(settings)))
-        run_stores(stores, host, port, ready)
+        run_stores(stores, host, port, ready, **doors)
 
 
 def _tell_of(at: str, name: str, settings: Settings, as_json: bool) -> None:

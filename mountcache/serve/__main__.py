@@ -8,6 +8,7 @@ import sys
 
 from mountcache.errors import StoreError
 from mountcache.local.disk import DiskCacheStore
+from mountcache.serve.doors import read_token
 from mountcache.serve.run import run_origin
 
 
@@ -28,8 +29,9 @@ def main() -> None:
 
     try:
         run_origin(
-            DiskCacheStore(given.store), given.host, given.port, ready, lifeline=given.lifeline_fd
-        )
+            DiskCacheStore(given.store), given.host, given.port, ready, lifeline=given.lifeline_fd,
+            token=read_token(),
+        )  # fmt: skip
     except StoreError as error:
         sys.exit(str(error))
 

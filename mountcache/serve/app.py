@@ -29,6 +29,7 @@ from mountcache.serve.answers import Answer, answer_to, problem_of
 from mountcache.serve.batch import BATCH_LIMIT, apply_batch, read_batch
 from mountcache.serve.body import Body
 from mountcache.serve.conditions import Conditions, read_verdict
+from mountcache.serve.doors import Doors
 from mountcache.serve.flights import Flights
 from mountcache.serve.listing import gzipped, index, key_lines, record_lines
 from mountcache.serve.reading import read_data, read_metadata
@@ -40,7 +41,6 @@ from mountcache.serve.wire import (
     Target,
     accepts,
     etag,
-    is_loopback_host,
     parse_query,
     target_of,
 )
@@ -76,14 +76,13 @@ class StoreApp:
     ----------
     stores
         The stores by name; each is under ``/NAME/``, one of the name "" at the root.
-    loopback
-        Whether the server is bound to this machine alone: requests whose Host is another
-        name are refused then, as they come from a page that had its name resolve here.
+    doors
+        Who may come in.
     """
 
-    def __init__(self, stores: Mapping[str, Served], *, loopback: bool = True) -> None:
+    def __init__(self, stores: Mapping[str, Served], doors: Doors) -> None:
         self._stores = dict(stores)
-        self._loopback = loopback
+        self._doors = doors
         self._readers = ThreadPoolExecutor(_READERS, "mountcache-read")
         # What is asked of upstream may take long; reads of what is here must not wait for it.
         self._askers = Threads(_ASKERS, "mountcache-ask")
@@ -153,27 +152,7 @@ class StoreApp:
                 "The header fields are too large",
                 f"header fields may have {_HEADER_LIMIT:,} bytes in all",
             )
-        host = headers.get("host", "")
-        if self._loopback and not is_loopback_host(host):
-            raise Problem(
-                421,
-                "wrong-host",
-                "The server has another name",
-                f"this server answers to localhost and 127.0.0.1, not to {host!r}; bind it to "
-                "an address of its own to let others in",
-            )
-        origin = headers.get("origin")
-        if (
-            origin is not None
-            and scope["method"] not in ("GET", "HEAD")
-            and origin.partition("://")[2] != host
-        ):
-            raise Problem(
-                403,
-                "cross-site",
-                "A page of another site can't write here",
-                f"the request comes from a page of {origin}",
-            )
+        self._doors.check(scope["method"], headers)
 
     def _store_at(self, path: bytes) -> tuple[Served, bytes]:
         """Return the store that a path leads to, and the path there."""

@@ -21,6 +21,8 @@ __all__ = ["Body", "Hashed", "MultipartReader", "Part", "media_type"]
 
 _Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _PIECE = 1048576
+_SLOWEST = 1024
+"""Bytes a second of a body that is still waited for."""
 
 
 class Body:
@@ -48,6 +50,7 @@ class Body:
         self._loop = asyncio.get_running_loop()
         self._waiting: asyncio.Task[Any] | None = None
         self._buffer = memoryview(b"")
+        self._waited = 0.0
         self._aborted = False
         self._begun = False
         self._failure: Problem | None = None
@@ -127,8 +130,11 @@ class Body:
             raise _broken("the server is stopping")
         while True:
             self._waiting = asyncio.current_task()
+            begun = self._loop.time()
+            # A byte now and then would keep a thread, and the room on the disk, for ever.
+            left = self._patience + self.size / _SLOWEST - self._waited
             try:
-                async with asyncio.timeout(self._patience):
+                async with asyncio.timeout(min(left, self._patience)):
                     message = await self._receive()
             except TimeoutError:
                 self.ended = True
@@ -136,9 +142,11 @@ class Body:
                     408,
                     "too-slow",
                     "The body came too slowly",
-                    f"no byte came for {self._patience:g} seconds; nothing was stored",
+                    f"no byte came for {self._patience:g} seconds, or fewer than {_SLOWEST} a "
+                    "second; nothing was stored",
                 ) from None
             finally:
+                self._waited += self._loop.time() - begun
                 self._waiting = None
             if message["type"] != "http.request":
                 self.ended = True

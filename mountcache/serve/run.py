@@ -7,23 +7,29 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
 from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 from granian.net import SocketHolder  # type: ignore[attr-defined]  # its stubs hide it
 from granian.server.embed import Server
 from starlette.types import ASGIApp
 
 from mountcache.errors import ConfigurationError
 from mountcache.serve.app import StoreApp
+from mountcache.serve.doors import Doors, doors_at
 from mountcache.serve.served import Served
 
 __all__ = ["Origin", "listen", "run_origin", "run_stores"]
 
 _BACKLOG = 512
+_CONNECTIONS = 512
+"""How many are open at once; others wait until one of them ends."""
+_HEADER_SECONDS = 30.0
+"""How long the head of a request may take, and how long a connection may be idle."""
 _GRACE = 5.0
 """Seconds that requests under way have when the server stops."""
 
@@ -42,6 +48,8 @@ class _Server(Server):
             http=HTTPModes.http1,
             websockets=False,
             backlog=_BACKLOG,
+            backpressure=_CONNECTIONS,
+            http1_settings=HTTP1Settings(header_read_timeout=int(_HEADER_SECONDS * 1000)),
             log_enabled=False,
         )
         self._listening = listening
@@ -70,20 +78,16 @@ def _url(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-def _is_loopback(listening: socket.socket) -> bool:
-    host: str = listening.getsockname()[0]
-    return host == "::1" or host.startswith("127.")
-
-
 async def _serve(
     stores: Mapping[str, Served],
+    doors: Doors,
     listening: socket.socket,
     stopping: asyncio.Event,
     ready: Callable[[], None],
     grace: float,
     around: Callable[[ASGIApp], ASGIApp] = lambda app: app,
 ) -> None:
-    app = StoreApp(stores, loopback=_is_loopback(listening))
+    app = StoreApp(stores, doors)
     server = _Server(around(app), listening)
     serving = asyncio.create_task(server.serve())
     asked = asyncio.create_task(stopping.wait())
@@ -114,6 +118,9 @@ def run_origin(
     ready: Callable[[str], None] | None = None,
     *,
     lifeline: int | None = None,
+    token: str | None = None,
+    names: Iterable[str] = (),
+    read_only: bool = False,
 ) -> None:
     """Serve a store until SIGINT or SIGTERM; requests under way are ended first.
 
@@ -124,7 +131,7 @@ def run_origin(
     store
         The store.
     host
-        The address to listen on. Whoever can reach it can read and write.
+        The address to listen on. Whoever can reach it can read.
     port
         The port; 0 takes a free one.
     ready
@@ -132,6 +139,12 @@ def run_origin(
     lifeline
         The reading end of a pipe: the server stops when its other end is closed, as it is
         when the parent process dies, in whatever way.
+    token
+        What writers have to send as a bearer token; needed where others can reach the server.
+    names
+        Names of this machine in the network by which it may be asked, where others can.
+    read_only
+        Whether nobody may write.
 
     Raises
     ------
@@ -140,7 +153,10 @@ def run_origin(
     DirectoryError
         If the store can't be opened.
     """
-    run_stores({"": store}, host, port, ready, lifeline=lifeline)
+    run_stores(
+        {"": store}, host, port, ready, lifeline=lifeline, token=token, names=names,
+        read_only=read_only,
+    )  # fmt: skip
 
 
 def run_stores(
@@ -150,6 +166,9 @@ def run_stores(
     ready: Callable[[str], None] | None = None,
     *,
     lifeline: int | None = None,
+    token: str | None = None,
+    names: Iterable[str] = (),
+    read_only: bool = False,
 ) -> None:
     """Serve several stores, each under ``/NAME/``; see `run_origin`.
 
@@ -157,7 +176,7 @@ def run_stores(
     ----------
     stores
         The stores by name; one of the name "" is at the root.
-    host, port, ready, lifeline
+    host, port, ready, lifeline, token, names, read_only
         As of `run_origin`.
     """
     with ExitStack() as opened:
@@ -166,14 +185,19 @@ def run_stores(
                 store.connect()
                 opened.callback(store.disconnect)
         listening = listen(host, port)
-        url = _url(listening)
-        asyncio.run(
-            _until_signal(stores, listening, lambda: ready(url) if ready else None, lifeline)
-        )
+        with listening:
+            doors = doors_at(listening, token, names, read_only=read_only)
+            url = _url(listening)
+            asyncio.run(
+                _until_signal(
+                    stores, doors, listening, lambda: ready(url) if ready else None, lifeline
+                )
+            )
 
 
 async def _until_signal(
     stores: Mapping[str, Served],
+    doors: Doors,
     listening: socket.socket,
     ready: Callable[[], None],
     lifeline: int | None,
@@ -193,7 +217,7 @@ async def _until_signal(
         loop.add_reader(lifeline, stop)
     for each in signals:
         loop.add_signal_handler(each, stop)
-    await _serve(stores, listening, stopping, ready, _GRACE)
+    await _serve(stores, doors, listening, stopping, ready, _GRACE)
 
 
 @contextmanager
@@ -226,6 +250,8 @@ class Origin:
         Seconds that requests under way have to end when the server stops.
     around
         Puts something around the application, which sees each request first.
+    token
+        What writers have to send as a bearer token.
     """
 
     def __init__(
@@ -235,8 +261,10 @@ class Origin:
         *,
         grace: float = _GRACE,
         around: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+        token: str | None = None,
     ) -> None:
         self._given = store
+        self._doors = Doors(token=token)
         self._port = port
         self._grace = grace
         self._around = around
@@ -315,4 +343,6 @@ class Origin:
                 loop.call_soon_threadsafe(stopping.set)
 
         self._stop = stop
-        await _serve(stores, listening, stopping, started.set, self._grace, self._around)
+        await _serve(
+            stores, self._doors, listening, stopping, started.set, self._grace, self._around
+        )
