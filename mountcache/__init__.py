@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mountcache.backing.dynamic import DynamicURLStore
     from mountcache.backing.listing import ListingURLStore
     from mountcache.backing.static import StaticURLStore
+    from mountcache.backing.tls import TLS
     from mountcache.config import open  # noqa: A004
     from mountcache.errors import (
         AuthorizationError,
@@ -42,6 +43,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ABSENT",
+    "TLS",
     "AbstractAuthorizingStore",
     "AbstractReadOnlyStore",
     "AbstractStore",
@@ -80,6 +82,7 @@ _HOMES = {
     "mountcache.backing.dynamic": ("DynamicURLStore",),
     "mountcache.backing.listing": ("ListingURLStore",),
     "mountcache.backing.static": ("StaticURLStore",),
+    "mountcache.backing.tls": ("TLS",),
     "mountcache.config": ("open",),
     "mountcache.errors": (
         "AuthorizationError",

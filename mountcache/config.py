@@ -93,8 +93,18 @@ class Settings:
     """static and listing: "put" if the server takes PUT and DELETE."""
     metadata: Literal["local", "sidecar"] = "local"
     """static, with write = "put": where metadata go, "local" or "sidecar"."""
+    ca: Path | None = None
+    """A file of the certificates that vouch for the server; these three paths start at the folder
+    of mountcache.toml."""
+    client_cert: Path | None = None
+    """A file with the certificate that is shown to the server."""
+    client_key: Path | None = None
+    """A file with its key; None: it is in `client_cert`."""
+    insecure_skip_tls_verify: bool = False
+    """Take any server for the right one; each use says so."""
 
 
+_TLS_FILES = {"ca", "client_cert", "client_key"}
 _NAMES = tuple(field.name for field in dataclasses.fields(Settings))
 
 
@@ -226,6 +236,8 @@ def _settings(
     values["dir"] = (
         path.absolute().parent / Path(values.get("dir", Path(DIRECTORY, mount))).expanduser()
     )
+    for name in _TLS_FILES & values.keys():
+        values[name] = path.absolute().parent / Path(values[name]).expanduser()
     return _made(where, values, mount, environ, overrides)
 
 
@@ -249,8 +261,8 @@ def _made(
         if value is not None
     }
     values |= _all_checked("mountcache.open()", given)
-    if "dir" in given:
-        values["dir"] = Path(values["dir"]).expanduser().absolute()
+    for name in {"dir", *_TLS_FILES} & given.keys():
+        values[name] = Path(values[name]).expanduser().absolute()
     if "url" not in values:
         raise ConfigurationError(f'{where}: has no url; add one: url = "https://..."')
     return Settings(**values)
@@ -346,6 +358,10 @@ def _checked(where: str, name: str, value: object) -> Any:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
                 raise wrong(f"{where}: max_age is a number of seconds from 0 up, not {value!r}")
             return float(value)
+        case "insecure_skip_tls_verify":
+            if not isinstance(value, bool):
+                raise wrong(f"{where}: {name} is true or false, not {value!r}")
+            return value
         case "auth":
             if not isinstance(value, str) or not _is_auth(value):
                 raise wrong(
@@ -442,12 +458,19 @@ def _quoted(text: str) -> str:
 
 def backing_store(settings: Settings) -> AbstractReadOnlyStore:
     """Return the remote end that settings describe; it isn't connected."""
+    from mountcache.backing.tls import TLS
+
+    ca, cert, key = (
+        None if path is None else str(path)
+        for path in (settings.ca, settings.client_cert, settings.client_key)
+    )
+    tls = TLS(ca, cert, key, settings.insecure_skip_tls_verify)
     if settings.layout == "static":
         from mountcache.backing.static import StaticURLStore
 
         return StaticURLStore(
             settings.url, settings.data_path, settings.query_path, write=settings.write,
-            metadata=settings.metadata,
+            metadata=settings.metadata, tls=tls,
         )  # fmt: skip
     if settings.layout == "listing":
         from mountcache.backing.listing import ListingURLStore
@@ -457,10 +480,10 @@ def backing_store(settings: Settings) -> AbstractReadOnlyStore:
                 'metadata = "sidecar" is for the static layout: a listing would show the sidecars '
                 "as keys; make an index.json with `mountcache index`"
             )
-        return ListingURLStore(settings.url, write=settings.write)
+        return ListingURLStore(settings.url, write=settings.write, tls=tls)
     from mountcache.backing.dynamic import DynamicURLStore
 
-    return DynamicURLStore(f"{settings.url}keys", f"{settings.url}query")
+    return DynamicURLStore(f"{settings.url}keys", f"{settings.url}query", tls=tls)
 
 
 def mounted_store(settings: Settings) -> MountedStore:

@@ -33,6 +33,7 @@ from mountcache.backing.http import Answer, Transport
 from mountcache.backing.index import entries_of_lines
 from mountcache.backing.pair import Pairs
 from mountcache.backing.resource import Data, RemoteValue, ask_again
+from mountcache.backing.tls import TLS
 from mountcache.backing.urls import check_url
 from mountcache.backing.wire import decode_metadata, is_ours, parse_object
 from mountcache.backing.writing import Writer, json_payload, send
@@ -82,6 +83,8 @@ class DynamicURLStore(AbstractAuthorizingStore):
         Seconds that a call may take in all; None: as long as bytes come.
     retries
         How often what is safe to repeat is repeated.
+    tls
+        How the server proves who it is, and we to it; None: as the environment says.
     event_manager
         Who hears of changes made through this store; one of its own unless given.
 
@@ -105,6 +108,7 @@ class DynamicURLStore(AbstractAuthorizingStore):
         timeout: float | tuple[float, float] = (10.0, 30.0),
         deadline: float | None = None,
         retries: int = 3,
+        tls: TLS | None = None,
         event_manager: EventManager | None = None,
     ) -> None:
         super().__init__(event_manager)
@@ -115,14 +119,16 @@ class DynamicURLStore(AbstractAuthorizingStore):
             "base_url": base, "query_url": self._query_url, "url_format": url_format,
             "url_format_no_part": url_format_no_part, "parts": parts and dict(parts),
             "timeout": timeout, "deadline": deadline, "retries": retries,
+            "tls": tls,
         }  # fmt: skip
         self._base = base.rstrip("/")
         self._formats = (url_format, url_format_no_part)
         self._parts = {**_PARTS, **(parts or {})}
         self._check_formats()
         self._transport = Transport(
-            self._base, self._query_url, timeout=timeout, deadline=deadline, retries=retries
-        )
+            self._base, self._query_url, timeout=timeout, deadline=deadline, retries=retries,
+            tls=tls,
+        )  # fmt: skip
         self._transport.open(self._user)
         self._data = Data(self._transport, lambda key: self._url(key, "data"), time.time)
         self._writer = Writer(

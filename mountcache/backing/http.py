@@ -37,6 +37,7 @@ from mountcache.backing.connection import DECODABLE, Body, DecodedBody, HTTPBody
 from mountcache.backing.credentials import login_of, may_change
 from mountcache.backing.freshness import parse_date
 from mountcache.backing.session import OwnSession, environment_proxies, plain_session
+from mountcache.backing.tls import TLS
 from mountcache.backing.urls import PORTS, origin_of, shown, target_of
 from mountcache.backing.wire import is_ours
 from mountcache.deadline import end_of_call, within
@@ -206,6 +207,8 @@ class Transport:
         Seconds that a call may take in all; None: as long as bytes come.
     retries
         How often a request that is safe to repeat is repeated.
+    tls
+        How the server proves who it is, and we to it; None: as the environment says.
     """
 
     def __init__(
@@ -214,7 +217,9 @@ class Transport:
         timeout: float | tuple[float, float],
         deadline: float | None,
         retries: int,
+        tls: TLS | None,
     ) -> None:
+        self._tls = tls or TLS()
         self._timeout = timeout if isinstance(timeout, tuple) else (timeout, timeout)
         if min(self._timeout) <= 0 or (deadline is not None and deadline <= 0):
             raise ConfigurationError("timeout and deadline are more than 0 seconds")
@@ -276,7 +281,7 @@ class Transport:
             # The connections of a session are those of the process that made it.
             if self._session is None or self._session.pid != os.getpid():
                 login = login_of(self._credentials, self._root)
-                self._session = OwnSession(login, self._homes)
+                self._session = OwnSession(login, self._homes, self._tls)
             return self._session
 
     def _strange(self) -> requests.Session:
@@ -416,8 +421,8 @@ class Transport:
         waits.set(self._waits)
         fields = {"Accept-Encoding": "identity", "Accept": "*/*", **headers}
         sent = None if payload is None else _Sent(payload, what)
-        pool = None if own is None else own.pool(url)
         try:
+            pool = None if own is None else own.pool(url)
             if own is not None and pool is not None:
                 if sent is not None:
                     fields["Content-Length"] = str(len(sent))
@@ -433,6 +438,8 @@ class Transport:
                     method, url, data=sent or None, headers=fields, stream=True,
                     allow_redirects=False, timeout=(connect, min(read, left)),
                     proxies=environment_proxies(url),
+                    verify=None if own is None else own.verify,
+                    cert=None if own is None else own.cert,
                 ).raw  # fmt: skip
         except (requests.RequestException, HTTPError, OSError) as error:
             if sent is not None and sent.failure is not None:
@@ -457,7 +464,17 @@ class Transport:
                 return _Failed(
                     UpstreamError(
                         f"{what}: the TLS certificate or set-up of {where} isn't accepted: "
-                        f"{reason}; correct it, or name its authority in REQUESTS_CA_BUNDLE"
+                        f"{reason}; correct it, or name its authority in REQUESTS_CA_BUNDLE "
+                        "or as ca in mountcache.toml"
+                    ),
+                    sent=False, tries=0,
+                )  # fmt: skip
+            case OSError() if cause.errno is None and "TLS" in str(cause):
+                # What requests says of files that aren't there.
+                return _Failed(
+                    ConfigurationError(
+                        f"{what}: the certificates for {where} can't be used: {cause}; correct "
+                        "REQUESTS_CA_BUNDLE, or ca, client_cert and client_key in mountcache.toml"
                     ),
                     sent=False, tries=0,
                 )  # fmt: skip

@@ -21,6 +21,7 @@ from mountcache.backing.http import Transport
 from mountcache.backing.pages import Item, NoListingError, items_of, precise_moment
 from mountcache.backing.resource import Data
 from mountcache.backing.static import StaticURLStore
+from mountcache.backing.tls import TLS
 from mountcache.errors import (
     AuthorizationError,
     IndexUnreadableError,
@@ -67,6 +68,8 @@ class ListingURLStore(StaticURLStore):
         Seconds that a request may take in all; None: as long as bytes come.
     retries
         How often what is safe to repeat is repeated.
+    tls
+        How the server proves who it is, and we to it; None: as the environment says.
     event_manager
         Who hears of changes in the listing; one of its own unless given.
     bounds
@@ -87,12 +90,13 @@ class ListingURLStore(StaticURLStore):
         timeout: float | tuple[float, float] = (10.0, 30.0),
         deadline: float | None = None,
         retries: int = 3,
+        tls: TLS | None = None,
         event_manager: EventManager | None = None,
         bounds: Bounds | None = None,
     ) -> None:
         super().__init__(
             root_url, "", "", poll, write=write, timeout=timeout, deadline=deadline,
-            retries=retries, event_manager=event_manager,
+            retries=retries, tls=tls, event_manager=event_manager,
         )  # fmt: skip
         self._bounds = bounds or Bounds()
         placed = ("data_path", "query_path", "metadata")

@@ -15,7 +15,8 @@ from requests.utils import get_netrc_auth, select_proxy
 from mountcache import __version__
 from mountcache.backing.connection import Adapter
 from mountcache.backing.credentials import Bearer, Login
-from mountcache.backing.urls import origin_of
+from mountcache.backing.tls import TLS
+from mountcache.backing.urls import origin_of, shown
 
 __all__ = ["OwnSession", "environment_proxies", "plain_session"]
 
@@ -31,10 +32,17 @@ class OwnSession:
         Who asks.
     homes
         The origins of the store.
+    tls
+        How they prove who they are, and we to them.
     """
 
-    def __init__(self, login: Login, homes: Collection[str]) -> None:
+    def __init__(self, login: Login, homes: Collection[str], tls: TLS) -> None:
         self.login = login
+        # Given with each request: else the environment counts more than a session's own.
+        self.verify = tls.verify
+        self.cert = tls.cert
+        for origin in homes:
+            tls.warn(shown(origin))
         self.pid = os.getpid()
         self._auth_is_header = _is_header(login.auth)
         self._mounted: list[str] = []
@@ -67,7 +75,9 @@ class OwnSession:
             return None
         if origin not in self._pools:
             proxies = environment_proxies(url)
-            settings: Any = session.merge_environment_settings(url, proxies, None, None, None)
+            settings: Any = session.merge_environment_settings(
+                url, proxies, None, self.verify, self.cert
+            )
             adapter = session.get_adapter(url)
             pool = None
             if isinstance(adapter, Adapter) and not select_proxy(url, settings["proxies"]):

@@ -26,6 +26,7 @@ from mountcache.backing.http import Answer, Transport
 from mountcache.backing.index import entries_of_object
 from mountcache.backing.plain import SIDECAR, BareWriter, Sidecars
 from mountcache.backing.resource import Data, RemoteValue, ask_again
+from mountcache.backing.tls import TLS
 from mountcache.backing.urls import check_url
 from mountcache.backing.wire import decode_metadata, is_ours, parse_object
 from mountcache.backing.writing import Writer
@@ -85,6 +86,8 @@ class StaticURLStore(AbstractReadOnlyStore):
         Seconds that a call may take in all; None: as long as bytes come.
     retries
         How often what is safe to repeat is repeated.
+    tls
+        How the server proves who it is, and we to it; None: as the environment says.
     event_manager
         Who hears of changes in the index; one of its own unless given.
 
@@ -106,6 +109,7 @@ class StaticURLStore(AbstractReadOnlyStore):
         timeout: float | tuple[float, float] = (10.0, 30.0),
         deadline: float | None = None,
         retries: int = 3,
+        tls: TLS | None = None,
         event_manager: EventManager | None = None,
     ) -> None:
         super().__init__(event_manager)
@@ -116,7 +120,7 @@ class StaticURLStore(AbstractReadOnlyStore):
         self._settings: dict[str, Any] = {
             "root_url": root, "data_path": data_path, "query_path": query_path, "poll": poll,
             "write": write, "metadata": metadata, "timeout": timeout, "deadline": deadline,
-            "retries": retries,
+            "retries": retries, "tls": tls,
         }  # fmt: skip
         self._root = root.rstrip("/") + "/"
         folder = data_path.strip("/")
@@ -127,7 +131,9 @@ class StaticURLStore(AbstractReadOnlyStore):
         if root.startswith("file:"):
             self._transport = FileTransport()
         else:
-            self._transport = Transport(root, timeout=timeout, deadline=deadline, retries=retries)
+            self._transport = Transport(
+                root, timeout=timeout, deadline=deadline, retries=retries, tls=tls
+            )
             self._transport.open(self._user)
         self._data = self._data_of(self._transport)
         keys_url = f"{self._root}keys/"
