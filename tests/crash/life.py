@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import random
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
 
 from mountcache import sync
 from mountcache.backing.dynamic import DynamicURLStore
@@ -24,7 +25,7 @@ from mountcache.mounted import MountedStore
 from tests.crash import points
 from tests.crash.model import Call, Held, payload
 
-__all__ = ["BEGUN", "BIG", "KEYS", "Plan", "calls", "live", "mounted"]
+__all__ = ["BEGUN", "BIG", "KEYS", "LOCAL", "VERBS", "Plan", "calls", "live", "mounted"]
 
 KEYS = ("a", "b", "c", "u0", "u1", "u2", "big")
 """The last four are upstream from the beginning."""
@@ -51,8 +52,8 @@ class Plan:
     first: int
     """The number of its first value: no other life has it."""
     length: int
-    target: str | None
-    """Where it is killed: a `points.Target`."""
+    target: points.Target | None
+    """Where it is killed."""
     small: bool = False
     """Whether its values are of 100,000 bytes at most."""
     durability: Any = "full"
@@ -61,6 +62,11 @@ class Plan:
 
     def as_json(self) -> str:
         return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        plan = cls(**json.loads(text))
+        return replace(plan, target=plan.target and points.Target(**cast(Any, plan.target)))
 
 
 def mounted(plan: Plan) -> MountedStore:
@@ -77,24 +83,28 @@ def calls(plan: Plan) -> Iterator[Call]:
         yield from plan.script
         return
     chance = random.Random(plan.seed)
-    weights = dict(_VERBS)
-    for kind, verbs in _LEADING.items():
-        if plan.target is not None and kind in plan.target:
-            weights.update(dict.fromkeys(verbs, 15))
+    weights = {**VERBS, **LOCAL}
+    if (target := plan.target) is not None:
+        leading = [verbs for kind, verbs in _LEADING.items() if kind in target.kind]
+        for verb in itertools.chain([target.call] if target.call else [], *leading):
+            weights[verb] = 15
     for number in range(plan.first, plan.first + plan.length):
         verb = chance.choices(list(weights), list(weights.values()))[0]
         yield _call(chance, number, verb, small=plan.small)
 
 
-_VERBS = {
+VERBS = {
     "set": 5, "set_data": 2, "set_metadata": 2, "update_metadata": 2, "delete": 2, "mv": 3,
-    "transaction": 3, "get": 4, "range": 3, "push": 3, "push_all": 1, "revert": 2, "drop": 2,
-    "gc": 1, "reopen": 1, "prefetch": 1, "evict": 1,
+    "transaction": 3, "get": 4, "range": 3, "push": 3, "push_all": 1, "prefetch": 1,
 }  # fmt: skip
+"""Calls that may ask upstream, and how often each is made."""
+
+LOCAL = {"revert": 2, "drop": 2, "gc": 1, "reopen": 1, "evict": 1}
+"""Those that don't."""
+
 _LEADING = {
     "partial": ("range", "drop", "evict"),
     "unlink val": ("set", "drop", "evict"),
-    "unlink tmp": ("transaction",),
     "ROLLBACK": ("delete", "transaction"),
     "unlink wal": ("reopen",),
     "live": ("reopen",),
@@ -255,12 +265,14 @@ def live(plan: Plan, pipe: int, *, armed: bool = True) -> None:
     def tell(*words: Any) -> None:
         write(pipe, json.dumps(words).encode() + b"\n")
 
+    met = None
     if armed:
-        target = points.Target.of(plan.target) if plan.target else None
-        points.install(plan.directory, target, lambda kind: tell("point", kind))
+        met = points.install(plan.directory, plan.target, lambda kind: tell("point", kind))
     life = _Life(plan)
     for call in calls(plan):
         tell("begin", call)
+        if met is not None:
+            met.call = call["do"]
         try:
             given = life.do(call)
         except (StoreError, ConflictError, KeyError, LeftError) as error:

@@ -137,7 +137,7 @@ def main() -> None:
     _preload()
     for line in sys.stdin:
         text, seconds = json.loads(line)
-        ended = _lived(Plan(**json.loads(text)), seconds)
+        ended = _lived(Plan.from_json(text), seconds)
         print(json.dumps([ended.said, ended.signal, ended.failure]), flush=True)
 
 

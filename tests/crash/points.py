@@ -24,14 +24,14 @@ from typing import Any
 from mountcache.local import diskcontent
 from mountcache.local.connection import GuardedConnection
 
-__all__ = ["KINDS", "MAKING", "TORN", "Target", "install"]
+__all__ = ["KINDS", "MAKING", "TORN", "WITHIN", "Points", "Target", "install"]
 
 KINDS = {
     "BEGIN": 30, "COMMIT": 30, "ROLLBACK": 1, "answer": 20, "create live": 1, "create lock": 1,
     "create partial": 1, "create tmp": 3, "fsync dir": 4, "fsync val": 3, "rename val": 3,
     "request": 20, "sqlite create wal": 3, "sqlite truncate db": 5, "sqlite truncate wal": 2,
     "sqlite unlink wal": 2, "sqlite write db": 60, "sqlite write wal": 400,
-    "truncate partial": 1, "unlink live": 1, "unlink partial": 1, "unlink tmp": 1,
+    "truncate partial": 1, "unlink live": 1, "unlink partial": 1,
     "unlink val": 2, "write lock": 2, "write partial": 10, "write tmp": 3,
 }  # fmt: skip
 """The points of a store that is there, and about how often a life of 40 calls meets each."""
@@ -42,6 +42,9 @@ MAKING = {
     "sqlite write wal": 60, "fsync dir": 2, "create live": 1, "BEGIN": 2, "COMMIT": 2,
 }  # fmt: skip
 """Those of one that is being made."""
+
+WITHIN = {"BEGIN": 4, "COMMIT": 4, "sqlite write wal": 60, "request": 4, "answer": 4}
+"""Those of nearly every call, and about how often a life meets them in calls of one name."""
 
 TORN = frozenset(kind for kind in (*KINDS, *MAKING) if "write" in kind)
 """Points at which half of what is written may have arrived."""
@@ -67,26 +70,33 @@ class Target:
     nth: int
     when: str
     """"before", "after" or "torn": when half is written."""
+    call: str = ""
+    """Only those in the middle of calls of this name count."""
 
     def __str__(self) -> str:
-        return f"{self.when} {self.kind} {self.nth}"
-
-    @classmethod
-    def of(cls, text: str) -> Target:
-        when, kind, nth = re.fullmatch(r"(\w+) (.*) (\d+)", text).groups()  # type: ignore[union-attr]
-        return cls(kind, int(nth), when)
+        where = f"in {self.call}: " if self.call else ""
+        return f"{where}{self.when} {self.kind}"
 
 
 def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class _Points:
+class Points:
+    """The points of this process.
+
+    Attributes
+    ----------
+    call
+        The name of the call that is under way.
+    """
+
     def __init__(self, directory: str, target: Target | None, tell: Callable[[str], None]) -> None:
         self._directory = os.path.realpath(directory)
         self._target = target
         self._tell = tell
         self._met = 0
+        self.call = ""
 
     def kind_of(self, path: Any) -> str | None:
         """Return the class of a file or an open descriptor; None if it isn't the store's."""
@@ -111,7 +121,7 @@ class _Points:
             return work()
         self._tell(kind)
         target = self._target
-        if target is None or target.kind != kind:
+        if target is None or target.kind != kind or target.call not in ("", self.call):
             return work()
         self._met += 1
         if self._met != target.nth:
@@ -129,7 +139,7 @@ class _Points:
         return f"sqlite {verb} {kind}" if db else f"{verb} {kind}"
 
 
-def install(directory: str, target: Target | None, tell: Callable[[str], None]) -> None:
+def install(directory: str, target: Target | None, tell: Callable[[str], None]) -> Points:
     """Make points of all that this process does to a directory from now on.
 
     Parameters
@@ -141,15 +151,16 @@ def install(directory: str, target: Target | None, tell: Callable[[str], None]) 
     tell
         Called with each point before it.
     """
-    points = _Points(directory, target, tell)
+    points = Points(directory, target, tell)
     _patch_os(points)
     _patch_files(points)
     _patch_statements(points)
     _patch_sqlite(points)
     _patch_http(points)
+    return points
 
 
-def _patch_os(points: _Points) -> None:
+def _patch_os(points: Points) -> None:
     real_open, real_fsync = os.open, os.fsync
     real_pwrite, real_truncate = os.pwrite, os.ftruncate
     real_unlink, real_mkdir, real_rename = os.unlink, os.mkdir, os.rename
@@ -196,7 +207,7 @@ def _patch_os(points: _Points) -> None:
         setattr(os, name, made)
 
 
-def _patch_files(points: _Points) -> None:
+def _patch_files(points: Points) -> None:
     """Make points of the writes of spools, which `open` buffers."""
 
     class File(io.FileIO):
@@ -216,7 +227,7 @@ def _patch_files(points: _Points) -> None:
     setattr(diskcontent, "open", opened)  # noqa: B010 - it isn't there before
 
 
-def _patch_statements(points: _Points) -> None:
+def _patch_statements(points: Points) -> None:
     real = GuardedConnection.execute
 
     def execute(self: GuardedConnection, sql: str, parameters: Any = (), /) -> Any:
@@ -227,7 +238,7 @@ def _patch_statements(points: _Points) -> None:
     GuardedConnection.execute = execute  # type: ignore[method-assign,assignment]
 
 
-def _patch_http(points: _Points) -> None:
+def _patch_http(points: Points) -> None:
     send, answer = http.client.HTTPConnection.send, http.client.HTTPConnection.getresponse
 
     def sending(self: Any, data: Any) -> None:
@@ -266,7 +277,7 @@ _kept: list[Any] = []
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _patch_sqlite(points: _Points) -> None:
+def _patch_sqlite(points: Points) -> None:
     library = ctypes.CDLL(_sqlite3.__file__)
     library.sqlite3_vfs_find.restype = ctypes.POINTER(_Vfs)
     vfs = library.sqlite3_vfs_find(None)

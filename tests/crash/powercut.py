@@ -174,7 +174,7 @@ def _another_boot() -> Iterator[None]:
 
 
 def main() -> None:
-    plan, said = Plan(**json.loads(sys.argv[1])), sys.argv[2]
+    plan, said = Plan.from_json(sys.argv[1]), sys.argv[2]
     with mock.patch.object(places, "_place", return_value=_PLACE):
         live(plan, os.open(said, os.O_WRONLY | os.O_CREAT, 0o600), armed=False)
 

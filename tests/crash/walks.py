@@ -7,16 +7,15 @@ import random
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 
 from tests.crash.judge import Heard, hear, judge
-from tests.crash.life import BEGUN, KEYS, Plan
+from tests.crash.life import BEGUN, KEYS, LOCAL, VERBS, Plan
 from tests.crash.model import Model
 from tests.crash.nursery import Ended, Nursery
-from tests.crash.points import KINDS, MAKING, TORN, Target
+from tests.crash.points import KINDS, MAKING, TORN, WITHIN, Target
 from tests.crash.upstream import Upstream
 
 __all__ = ["LIVES", "Verdict", "walk"]
@@ -27,7 +26,7 @@ class Verdict:
     """What a walk met."""
 
     kills: Counter[str] = field(default_factory=Counter)
-    """Where lives were killed: a `Target` without its number, "at a time" or "at its end"."""
+    """Where lives were killed: when and at which kind of point, "at a time" or "at its end"."""
     points: Counter[str] = field(default_factory=Counter)
     """The points that lives passed."""
     calls: Counter[str] = field(default_factory=Counter)
@@ -69,13 +68,12 @@ def walk(seed: int, nursery: Nursery, upstream: Upstream, verdict: Verdict) -> N
     unsettled: set[str] = set()
     try:
         for number in range(LIVES):
-            new = number == 0 and chance.random() < 0.3
-            target, seconds = _moment(chance, MAKING if new else KINDS)
+            target, seconds = _moment(chance, new=number == 0 and chance.random() < 0.3)
             plan = replace(
                 plan,
                 seed=f"{seed} {number}",
                 first=1 + number * 1000,
-                target=target and str(target),
+                target=target,
             )
             ended = nursery(plan, seconds)
             upstream.come_to_rest()
@@ -97,13 +95,17 @@ def walk(seed: int, nursery: Nursery, upstream: Upstream, verdict: Verdict) -> N
         shutil.rmtree(directory)
 
 
-def _moment(chance: random.Random, kinds: Mapping[str, int]) -> tuple[Target | None, float | None]:
+def _moment(chance: random.Random, *, new: bool) -> tuple[Target | None, float | None]:
     """Choose where or when to kill a life."""
-    if chance.random() < 0.25:
-        return None, chance.uniform(0.0, 0.25)
+    how = "making" if new else chance.choices(("time", "point", "call"), (2, 4, 4))[0]
+    if how == "time":
+        return None, chance.uniform(0.0, 0.12)
+    kinds = {"making": MAKING, "point": KINDS, "call": WITHIN}[how]
     kind = chance.choice(list(kinds))
     whens = ("before", "after", "torn") if kind in TORN else ("before", "after")
-    return Target(kind, chance.randint(1, kinds[kind]), chance.choice(whens)), None
+    verbs = VERBS if kind in ("request", "answer") else (*VERBS, *LOCAL)
+    call = chance.choice(list(verbs)) if how == "call" else ""
+    return Target(kind, chance.randint(1, kinds[kind]), chance.choice(whens), call), None
 
 
 def _note(
@@ -126,7 +128,8 @@ def _note(
 def _told(seed: int, number: int, plan: Plan, seconds: float | None, ended: Ended) -> str:
     said = [f"{json.dumps(words)} x {len(list(same))}" for words, same in groupby(ended.said)]
     last = "\n".join(said[-30:])
-    when = f"{plan.target}" if seconds is None else f"{seconds:.4f} s after its begin"
+    target = plan.target
+    when = f"{target}, number {target.nth}" if target else f"{seconds} s after its begin"
     return (
         f"walk {seed}, life {number}, killed {when}; the last it said:\n{last}\n"
         f"again: python -m tests.crash --walk {seed}"
