@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from tests.crash import powercut
 from tests.crash.nursery import Nursery
+from tests.crash.points import KINDS, MAKING
 from tests.crash.powercut import Cut, Traced
 from tests.crash.upstream import Upstream
 from tests.crash.walks import LIVES, Verdict, walk
@@ -48,6 +49,8 @@ def _kill(first: int, count: int, upstream: Upstream) -> int:
             run(lambda seed=seed: walk(seed, nursery, upstream, verdict))  # type: ignore[misc]
     kills, last = verdict.kills.total(), first + count - 1
     run.say(f"{kills:,} kills in walks {first} to {last}", verdict.counts)
+    unmet = {*KINDS, *MAKING} - verdict.points.keys()
+    print(f"  points never met: {', '.join(sorted(unmet)) or 'none'}")
     return run.failed
 
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mountcache import sync
+from mountcache.errors import StoreUnavailableError
 from mountcache.local.records import Edit as Row
 from mountcache.mounted import MountedStore
 from tests.crash import invariants
 from tests.crash.life import KEYS, Plan, mounted
-from tests.crash.model import Call, Model, RefusedError
+from tests.crash.model import Call, Model, RefusedError, is_whole
 from tests.crash.nursery import Ended
 from tests.crash.upstream import Upstream
 
@@ -177,7 +178,7 @@ def judge(
     with _opened(plan) as store:
         catalog = store.mount.catalog
         model = settle(store, heard, upstream, prefix)
-        catalog.content.gc()  # type: ignore[attr-defined]
+        catalog.content.gc()
         invariants.check(catalog, torn_copies=torn_copies)
         _check_reads(store, model, prefix)
         for key in KEYS:
@@ -204,7 +205,7 @@ def judge_staged(plan: Plan, lived: Sequence[Heard]) -> None:
     """
     with _opened(plan) as store:
         catalog = store.mount.catalog
-        catalog.content.gc()  # type: ignore[attr-defined]
+        catalog.content.gc()
         invariants.check(catalog, torn_copies=True)
         rows = _staged(store)
         may_be = [model for heard in lived for model in _states(heard)]
@@ -257,6 +258,10 @@ def _check_reads(store: MountedStore, model: Model, prefix: str) -> None:
         if edit is not None and not edit.metadata_only and edit.value is not None:
             value = offline.get(prefix + key)
             assert [_sha(value), value.metadata] == edit.value.shown, key
+        else:
+            # Perhaps an older one than upstream's, and perhaps none.
+            with suppress(KeyError, StoreUnavailableError), offline.get(prefix + key).data as data:
+                assert is_whole(data.read()), f"{key} is torn"
     for key in KEYS:
         expected = model.view(key)
         try:

@@ -236,7 +236,7 @@ class _Life:
 
     def _gc(self) -> None:
         catalog = self._store.mount.catalog
-        gc: Callable[[], int] = catalog.content.gc  # type: ignore[attr-defined]
+        gc: Callable[[], int] = catalog.content.gc
         gc()
 
     def _reopen(self) -> None:

@@ -15,7 +15,17 @@ from typing import Any
 
 from mountcache.jsonform import content_version
 
-__all__ = ["Call", "Change", "Edit", "Held", "Model", "RefusedError", "digest", "payload"]
+__all__ = [
+    "Call",
+    "Change",
+    "Edit",
+    "Held",
+    "Model",
+    "RefusedError",
+    "digest",
+    "is_whole",
+    "payload",
+]
 
 Call = dict[str, Any]
 
@@ -27,6 +37,11 @@ def payload(number: int, size: int) -> bytes:
         return b""
     body = hashlib.shake_128(str(number).encode()).digest(size - 32)
     return hashlib.sha256(body).digest() + body
+
+
+def is_whole(data: bytes) -> bool:
+    """Return whether bytes are those of a `payload`, all of them and no others."""
+    return not data or data[:32] == hashlib.sha256(data[32:]).digest()
 
 
 @lru_cache(4096)

@@ -32,7 +32,7 @@ KINDS = {
     "request": 20, "sqlite create wal": 3, "sqlite truncate db": 5, "sqlite truncate wal": 2,
     "sqlite unlink wal": 2, "sqlite write db": 60, "sqlite write wal": 400,
     "truncate partial": 1, "unlink live": 1, "unlink partial": 1,
-    "unlink val": 2, "write lock": 2, "write partial": 10, "write tmp": 3,
+    "unlink val": 2, "write lock": 2, "write partial": 2, "write tmp": 3,
 }  # fmt: skip
 """The points of a store that is there, and about how often a life of 40 calls meets each."""
 
@@ -235,7 +235,7 @@ def _patch_statements(points: Points) -> None:
         kind = word if word in ("BEGIN", "COMMIT", "ROLLBACK") else None
         return points.around(kind, lambda: real(self, sql, parameters))
 
-    GuardedConnection.execute = execute  # type: ignore[method-assign,assignment]
+    GuardedConnection.execute = execute  # type: ignore[method-assign]
 
 
 def _patch_http(points: Points) -> None:
@@ -247,7 +247,7 @@ def _patch_http(points: Points) -> None:
     def answering(self: Any) -> Any:
         return points.around("answer", lambda: answer(self))
 
-    http.client.HTTPConnection.send = sending  # type: ignore[method-assign,assignment]
+    http.client.HTTPConnection.send = sending  # type: ignore[method-assign]
     http.client.HTTPConnection.getresponse = answering  # type: ignore[method-assign]
 
 

@@ -61,6 +61,7 @@ def test_push_killed_at_any_moment_and_repeated_writes_each_edit_once(
     reached = threading.Event()
 
     def count(event: StoreModificationEvent) -> None:
+        assert event.key is not None
         writes[event.key] += 1
         if sum(writes.values()) >= moment:
             reached.set()

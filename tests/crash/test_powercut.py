@@ -8,6 +8,7 @@ import pytest
 
 from tests.crash import powercut
 from tests.crash.disks import KEEPING
+from tests.crash.model import Call
 from tests.crash.powercut import Cut
 from tests.crash.upstream import Upstream
 
@@ -39,7 +40,7 @@ def test_normal_durability_loses_the_last_moments_and_tears_nothing(upstream: Up
 
 def test_bytes_are_removed_once_it_is_on_disk_that_no_row_names_them(upstream: Upstream) -> None:
     # What was staged durably, then pushed and dropped in the last moments, may be staged again.
-    script = [
+    script: list[Call] = [
         {"do": "set", "key": "a", "size": 40_000, "n": 1},
         {"do": "reopen"},
         {"do": "push", "key": "a", "n": 2},

@@ -43,6 +43,7 @@ class Upstream:
         self._origin.stop()
 
     def _note(self, event: StoreModificationEvent) -> None:
+        assert event.key is not None
         version = None if event.action == "delete" else str(self.store.version_of(event.key))
         self._changes.setdefault(event.key, []).append(version)
 
