@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import signal
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -54,7 +55,7 @@ class Step:
 
 
 def trace(command: Sequence[str], base: Path, said: Path, **environment: str) -> list[Step]:
-    """Run a command to its end; return what it asked of the disk below a directory.
+    """Run a command until it kills itself; return what it asked of the disk below a directory.
 
     Parameters
     ----------
@@ -64,11 +65,13 @@ def trace(command: Sequence[str], base: Path, said: Path, **environment: str) ->
         A file elsewhere; what is written to it becomes the steps that `say`.
     """
     out = base.parent / "trace"
-    subprocess.run(
+    done = subprocess.run(
         ["strace", "-f", "--seccomp-bpf", "-qq", "-xx", "-s", "67108864", "-o", str(out),
          "-e", f"trace={_CALLS}", "-e", "signal=none", *command],
         env={**os.environ, **environment}, cwd=Path(__file__).parents[2], check=False,
     )  # fmt: skip
+    if done.returncode != -signal.SIGKILL:
+        raise RuntimeError(f"{command} wasn't traced to its end: {done.returncode}")
     steps = list(_Reader(base, said).steps(out.read_bytes().splitlines()))
     out.unlink()
     return steps

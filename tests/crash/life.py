@@ -57,6 +57,8 @@ class Plan:
     small: bool = False
     """Whether its values are of 100,000 bytes at most."""
     durability: Any = "full"
+    workers: int = 1
+    """How many threads a push or prefetch has: with several, no two lives are the same."""
     script: Sequence[Call] = ()
     """Its calls, rather than those of its seed."""
 
@@ -231,7 +233,7 @@ class _Life:
                 raise
 
     def _push_all(self) -> list[list[str]]:
-        report = sync.push(self._store, workers=1, max_delete=len(KEYS))
+        report = sync.push(self._store, workers=self._plan.workers, max_delete=len(KEYS))
         return [[each.key, each.outcome, each.message] for each in report.results]
 
     def _gc(self) -> None:
@@ -244,7 +246,7 @@ class _Life:
         self._store.connect()
 
     def _prefetch(self) -> None:
-        sync.prefetch(self._store, self._plan.prefix + "u*", workers=1)
+        sync.prefetch(self._store, self._plan.prefix + "u*", workers=self._plan.workers)
 
     def _evict(self) -> None:
         self._store.mount.catalog._evict(1)

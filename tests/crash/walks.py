@@ -74,6 +74,7 @@ def walk(seed: int, nursery: Nursery, upstream: Upstream, verdict: Verdict) -> N
                 seed=f"{seed} {number}",
                 first=1 + number * 1000,
                 target=target,
+                workers=1 if target else 3,
             )
             ended = nursery(plan, seconds)
             upstream.come_to_rest()
