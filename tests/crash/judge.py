@@ -88,6 +88,10 @@ def _raised(model: Model, call: Call, name: str, more: list[str], unsettled: set
         # The push had arrived, as it turned out.
         unsettled.discard(call["key"])
         return model.with_edit(call["key"], None)
+    if name == "StoreUnavailableError" and "make room first" in more[0]:
+        # Copies that edits are based on stay, and fill the room for a large value to be moved.
+        assert '"mv"' in json.dumps(call), (call, more)
+        return model
     assert _refusal(model, call) == name, (call, name, more)
     return model
 
