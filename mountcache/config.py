@@ -83,6 +83,8 @@ class Settings:
     """Bytes of what is kept for undo, likewise; None: a quarter of `size_limit`."""
     durability: Durability = "full"
     """"full": a staged edit survives a power cut once the command ends; "normal": a crash."""
+    shared: Literal["group"] | None = None
+    """"group": the local store is made for the group of its directory; None: for its owner."""
     author: str | None = None
     """Who makes the edits; None: the user's name at the host."""
     data_path: str = "data/"
@@ -348,6 +350,8 @@ def _checked(where: str, name: str, value: object) -> Any:
             return _one_of(where, name, value, _OFFLINE)
         case "durability":
             return _one_of(where, name, value, _DURABILITY)
+        case "shared":
+            return _one_of(where, name, value, ("group",))
         case "write":
             return _one_of(where, name, value, ("put",))
         case "metadata":
@@ -499,6 +503,7 @@ def mounted_store(settings: Settings) -> MountedStore:
             staged_limit=settings.staged_limit,
             undo_limit=settings.undo_limit,
             durability=settings.durability,
+            shared=settings.shared,
         ),
         backing_store(settings),
         max_age=settings.max_age,

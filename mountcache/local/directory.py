@@ -18,6 +18,7 @@ from mountcache.local.cache import DATABASE, SETTINGS, check_settings
 from mountcache.local.connection import damaged, store_error
 from mountcache.local.content import full
 from mountcache.local.planted import PLACE, check_entries, check_schema, check_state
+from mountcache.local.rights import OWNER, create, make_folder
 from mountcache.local.schema import APPLICATION_ID, FORMAT
 
 __all__ = [
@@ -113,8 +114,7 @@ def claim(path: Path, file_system: FileSystem = file_system_of) -> bool:
             )
         if not path.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.mkdir(mode=0o700, exist_ok=True)
-            path.chmod(0o700)
+            path.mkdir(mode=OWNER, exist_ok=True)
         os.listdir(path)
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and full(error):
@@ -264,15 +264,11 @@ def _place(path: Path) -> dict[str, int]:
 
 
 def make(path: Path) -> None:
-    """Make an empty database, for its owner alone whatever the umask."""
+    """Make an empty database."""
     # SQLite gives its other files the rights of this one. No process has it open yet: closing
     # a descriptor of it later would drop the locks of this process.
     with suppress(FileExistsError):
-        descriptor = os.open(path / DATABASE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            os.fchmod(descriptor, 0o600)
-        finally:
-            os.close(descriptor)
+        os.close(create(path / DATABASE))
     with closing(sqlite3.connect(database_uri(path, "mode=rw"), timeout=5.0, uri=True)) as con:
         # Counts only before the first page is written.
         con.execute(f"PRAGMA auto_vacuum = {SETTINGS['sqlite_auto_vacuum']}")
@@ -282,7 +278,7 @@ def make(path: Path) -> None:
 def fill(path: Path) -> None:
     """Make the subdirectories, ``live`` last: it says that all are there, whatever happens."""
     for room in _ROOMS:
-        _make_room(path / room)
+        make_folder(path / room)
     # Their names are on disk after this; each is synced itself when a file comes into it.
     sync(path)
     # Those above may be as new, and made by somebody who was killed since.
@@ -292,13 +288,7 @@ def fill(path: Path) -> None:
             break
         with suppress(PermissionError):
             sync(above)
-    _make_room(path / "live")
-
-
-def _make_room(path: Path) -> None:
-    with suppress(FileExistsError):
-        path.mkdir(0o700)
-    path.chmod(0o700)
+    make_folder(path / "live")
 
 
 def sync(directory: Path) -> None:

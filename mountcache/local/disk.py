@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mountcache.events import EventManager
 from mountcache.local.content import Content
-from mountcache.local.diskcontent import DiskContent, Durability
+from mountcache.local.diskcontent import DiskContent, Durability, Shared
 from mountcache.local.records import Limits
 from mountcache.local.store import LocalStore
 
@@ -42,6 +42,11 @@ class DiskCacheStore(LocalStore):
     durability
         "full": a `set` that has returned survives a power cut; "normal": the last ones may be
         lost.
+    shared
+        "group": the directory is for all in a group, and each of them opens it with their own
+        programs. It is fixed when the directory is made, and counts for whoever opens it later.
+        The group is that of the directory: `chgrp` an empty one first, or make it in one whose
+        set-group-ID bit is set. None: for its owner alone, or as it was made.
     event_manager
         Who hears of changes.
     """
@@ -55,17 +60,19 @@ class DiskCacheStore(LocalStore):
         undo_limit: int | None = None,
         min_free: int = _GIB,
         durability: Durability = "full",
+        shared: Shared | None = None,
         event_manager: EventManager | None = None,
     ) -> None:
         self.directory = Path(os.path.abspath(os.path.expanduser(directory)))
         self.durability: Durability = durability
+        self.shared: Shared | None = shared
         limits = Limits(size_limit, staged_limit, undo_limit)
         super().__init__(
             self._open_disk, limits=limits, min_free=min_free, event_manager=event_manager
         )
 
     def _open_disk(self) -> Content:
-        return DiskContent(self.directory, durability=self.durability)
+        return DiskContent(self.directory, durability=self.durability, shared=self.shared)
 
     def __reduce__(self) -> tuple[object, ...]:
         # Another process opens the directory for itself; listeners stay here.
@@ -76,6 +83,7 @@ class DiskCacheStore(LocalStore):
             undo_limit=self._limits.undo,
             min_free=self._min_free,
             durability=self.durability,
+            shared=self.shared,
         )
         return make, (self.directory,)
 

@@ -22,6 +22,7 @@ from typing import BinaryIO, Literal
 
 from mountcache.errors import DirectoryError, IntegrityError, ReadOnlyStoreError, StoreError
 from mountcache.local import directory as places
+from mountcache.local import rights
 from mountcache.local.cache import (
     DATABASE,
     SETTINGS,
@@ -45,9 +46,12 @@ from mountcache.local.liveness import FileLock, Liveness, ReadOnlyLock, collect
 from mountcache.local.planted import value_opener
 from mountcache.local.schema import APPLICATION_ID
 
-__all__ = ["DiskContent", "Durability"]
+__all__ = ["DiskContent", "Durability", "Shared"]
 
 Durability = Literal["full", "normal"]
+
+Shared = Literal["group"]
+"""Who besides its owner may use a directory."""
 
 _INSERT = """
 INSERT INTO Cache (key, raw, store_time, access_time, size, mode, filename, value)
@@ -70,6 +74,9 @@ class DiskContent(DatabaseContent):
     durability
         "full": what is committed survives a power cut; "normal": it may lose the last moments,
         and tears nothing.
+    shared
+        "group": a new directory is for the group that it belongs to; None: for its owner alone. One
+        that is there stays as it was made.
     file_system
         Tells the type of the file system that a path is on.
 
@@ -84,13 +91,17 @@ class DiskContent(DatabaseContent):
         directory: str | os.PathLike[str],
         *,
         durability: Durability = "full",
+        shared: Shared | None = None,
         file_system: places.FileSystem = places.file_system_of,
     ) -> None:
         if durability not in ("full", "normal"):
             raise ValueError(f"durability is 'full' or 'normal', not {durability!r}")
         self.directory = Path(os.path.abspath(os.path.expanduser(directory)))
         super().__init__(str(self.directory))
+        if shared not in (None, "group"):
+            raise ValueError(f'shared is None or "group", not {shared!r}')
         self._durable = durability == "full"
+        self._shared = shared == "group"
         self.boot = _boot()
         self.incarnation = ""
         self._local = threading.local()
@@ -115,7 +126,12 @@ class DiskContent(DatabaseContent):
             self._open_readonly()
             return
         found = places.look(path, self._mode)
+        if found.exists:
+            self._check_shared(whole=found.whole)
         if not (found.exists and found.whole and found.settled) or found.moved:
+            if not found.whole:
+                # First of all: what is made in it takes its rights from it.
+                rights.set_rights(path, rights.GROUP if self._shared else rights.OWNER)
             lock = FileLock(path / "open.lock")
             if not lock.acquire(WAIT):
                 raise DirectoryError(f"{path} is being made by {lock.holder()}; try again")
@@ -126,6 +142,16 @@ class DiskContent(DatabaseContent):
         self.incarnation = found.incarnation
         self._begin_life()
         self._collect(anyway=False)
+
+    def _check_shared(self, *, whole: bool) -> None:
+        """Let a directory stay whose it is."""
+        shared = rights.is_shared(self.directory)
+        if whole and self._shared and not shared:
+            raise DirectoryError(
+                f"the store in {self.directory} was made for its owner alone; choose an empty "
+                "directory for one that a group shares"
+            )
+        self._shared = self._shared or shared
 
     def _mend(self, found: places.Found) -> places.Found:
         """Bring a directory that isn't finished, or isn't where it was, into its proper state."""
@@ -155,7 +181,6 @@ class DiskContent(DatabaseContent):
                 con.writer = None
             self._set_durability(con)
         if not found.whole:
-            path.chmod(0o700)
             places.fill(path)
         return places.Found(True, True, True, incarnation)
 
@@ -309,9 +334,7 @@ class DiskContent(DatabaseContent):
         if self.readonly:
             raise ReadOnlyStoreError(f"{self.directory} can only be read here")
         path = self.directory / "tmp" / content_id
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        os.fchmod(descriptor, 0o600)
-        return open(descriptor, "w+b"), path
+        return open(rights.create(path), "w+b"), path
 
     def place(self, temporary: Path, content_id: str) -> str:
         """Move a finished file to where it stays, as `Files` asks."""
@@ -321,7 +344,7 @@ class DiskContent(DatabaseContent):
             os.rename(temporary, there)
         except FileNotFoundError:
             # A stranger's clear() removes directories that are empty.
-            there.parent.mkdir(mode=0o700, exist_ok=True)
+            rights.make_folder(there.parent)
             places.sync(self.directory)
             os.rename(temporary, there)
         return filename

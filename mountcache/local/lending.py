@@ -11,6 +11,7 @@ from pathlib import Path
 from mountcache.abc import Value, chunks
 from mountcache.local.content import Content
 from mountcache.local.planted import open_own
+from mountcache.local.rights import is_shared
 from mountcache.local.value import Snapshot
 
 __all__ = ["lent"]
@@ -45,8 +46,8 @@ def lent(content: Content, key: str, value: Value) -> Iterator[Path]:
 
 def _link(value: Snapshot, path: Path) -> bool:
     """Give the file of a value another name, if it has one and wasn't evicted meanwhile."""
-    if value.path is None or os.geteuid() == 0:
-        return False
+    if value.path is None or os.geteuid() == 0 or is_shared(path.parent):
+        return False  # what nobody may write to, others of the group couldn't read either
     try:
         # No file ever takes the name of another.
         os.link(value.path, path, follow_symlinks=False)

@@ -21,6 +21,7 @@ from typing import Final
 
 from mountcache.errors import ReadOnlyStoreError
 from mountcache.local.planted import open_own
+from mountcache.local.rights import create
 
 __all__ = ["FileLock", "Liveness", "ReadOnlyLock", "collect"]
 
@@ -33,13 +34,6 @@ def _lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _create(path: Path) -> int:
-    """Make a file for its owner alone, whatever the umask."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    os.fchmod(descriptor, 0o600)
-    return descriptor
 
 
 _LOOK_AGAIN = 0.02
@@ -62,7 +56,7 @@ class FileLock:
 
     def acquire(self, timeout: float) -> bool:
         try:
-            descriptor = _create(self._path)
+            descriptor = create(self._path)
         except FileExistsError:
             descriptor = open_own(self._path, os.O_RDWR)
         with self._mutex:
@@ -153,7 +147,7 @@ class Liveness:
         while True:
             token = secrets.token_hex(16)
             path = self._directory / token
-            descriptor = _create(path)
+            descriptor = create(path)
             # Before it was locked, somebody may have taken it for a dead one's and removed it.
             if _lock(descriptor) and os.fstat(descriptor).st_nlink:
                 return token, descriptor

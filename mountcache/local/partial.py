@@ -26,6 +26,8 @@ from typing import Final, Protocol
 from mountcache.errors import DirectoryError
 from mountcache.local.content import Content
 from mountcache.local.planted import open_own
+from mountcache.local.rights import create as create_file
+from mountcache.local.rights import make_folder
 
 __all__ = ["BLOCK", "Partial", "create", "drop", "drop_idle", "find", "register"]
 
@@ -59,13 +61,12 @@ class _Directory:
         self._directory = directory / "partial"
 
     def create(self, name: str) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
-            return os.open(self.path(name), flags, 0o600)
+            return create_file(self.path(name))
         except FileNotFoundError:
             # A stranger's clear() removes directories that are empty.
-            self._directory.mkdir(mode=0o700, exist_ok=True)
-            return os.open(self.path(name), flags, 0o600)
+            make_folder(self._directory)
+            return create_file(self.path(name))
 
     def open(self, name: str) -> int:
         return open_own(self.path(name), os.O_RDWR)
