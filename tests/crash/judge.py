@@ -202,14 +202,15 @@ def judge(
     return model
 
 
-def judge_staged(plan: Plan, lived: Sequence[Heard]) -> None:
+def judge_staged(plan: Plan, lived: Sequence[Heard], upstream: Upstream) -> None:
     """Open what a power cut left of a store that may lose its last moments.
 
-    What is staged is what was staged once, whole, and nothing of it is torn.
+    What is staged is what was staged once, whole, and nothing of it is torn. A push overwrites
+    nothing that was pushed since.
     """
     with _opened(plan) as store:
         catalog = store.mount.catalog
-        catalog.content.gc()
+        catalog.content.gc()  # type: ignore[attr-defined]
         invariants.check(catalog, torn_copies=True)
         rows = _staged(store)
         may_be = [model for heard in lived for model in _states(heard)]
@@ -218,6 +219,20 @@ def judge_staged(plan: Plan, lived: Sequence[Heard]) -> None:
         for key, row in rows.items():
             if row.kind == "put":
                 assert _sha(offline.get(plan.prefix + key)) == row.sha256
+        before = upstream.held(plan.prefix)
+        report = sync.push(store, workers=1, max_delete=len(KEYS))
+        assert {each.outcome for each in report.results} <= {"conflict", "skipped", *DONE}, report
+        for key, row in rows.items():
+            came = upstream.changes(plan.prefix + key)
+            was, now = before.get(key), upstream.held(plan.prefix).get(key)
+            assert len(came) <= 1, f"{key} was sent twice"
+            if came:
+                assert row.base.kind == "op" or was == row.base.version, f"{key} was overwritten"
+            elif key not in _staged(store):
+                assert now == (None if row.kind == "del" else row.version), f"{key} is lost"
+
+
+DONE = frozenset({"pushed", "already there"})
 
 
 def staged(plan: Plan) -> set[str]:

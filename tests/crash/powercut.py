@@ -129,7 +129,8 @@ def check(traced: Traced, cut: Cut, upstream: Upstream) -> None:
 def _judge(plan: Plan, lived: list[Heard], upstream: Upstream, cut: Cut) -> None:
     heard = lived[-1]
     if plan.durability != "full":
-        judge_staged(plan, lived)
+        upstream.reset(plan.prefix, heard.model.upstream)
+        judge_staged(plan, lived, upstream)
         return
     heard = Heard(replace(heard.model, changes={}), heard.hand)
     sent = heard.model
