@@ -210,7 +210,7 @@ def judge_staged(plan: Plan, lived: Sequence[Heard], upstream: Upstream) -> None
     """
     with _opened(plan) as store:
         catalog = store.mount.catalog
-        catalog.content.gc()  # type: ignore[attr-defined]
+        catalog.content.gc()
         invariants.check(catalog, torn_copies=True)
         rows = _staged(store)
         may_be = [model for heard in lived for model in _states(heard)]

@@ -112,10 +112,11 @@ def _lived(plan: Plan, seconds: float | None) -> Ended:
     os.close(writing)
     os.close(failed)
     until = time.monotonic() + (_TOO_LONG if seconds is None else seconds)
-    heard = b""
+    heard, hangs = b"", ""
     while True:
         left = max(0.0, until - time.monotonic())
         if not select.select([reading], [], [], left)[0]:
+            hangs = "" if seconds is not None else f"it isn't at its end after {_TOO_LONG} seconds"
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             until = time.monotonic() + _TOO_LONG
@@ -124,7 +125,7 @@ def _lived(plan: Plan, seconds: float | None) -> Ended:
         if not piece:
             break
         heard += piece
-    failure = os.read(failing, 8000).decode()
+    failure = os.read(failing, 8000).decode() or hangs
     os.close(reading)
     os.close(failing)
     _, status = os.waitpid(pid, 0)

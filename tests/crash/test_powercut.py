@@ -51,3 +51,16 @@ def test_bytes_are_removed_once_it_is_on_disk_that_no_row_names_them(upstream: U
     last = max(number for number, found in enumerate(removed) if found)
     for keeps in KEEPING:
         powercut.check(traced, Cut(last + 1, keeps), upstream)
+
+
+def test_push_of_what_was_pushed_and_edited_since_is_a_conflict(upstream: Upstream) -> None:
+    script: list[Call] = [
+        {"do": "set", "key": "a", "size": 100, "n": 1},
+        {"do": "reopen"},
+        {"do": "push", "key": "a", "n": 2},
+        {"do": "set_data", "key": "a", "size": 100, "n": 3},
+        {"do": "push", "key": "a", "n": 4},
+    ]
+    traced = powercut.record(6, 0, upstream, durability="normal", script=script)
+    for keeps in KEEPING:
+        powercut.check(traced, Cut(len(traced.steps), keeps), upstream)

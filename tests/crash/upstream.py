@@ -6,6 +6,7 @@ import http.client
 import io
 import json
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,6 +19,8 @@ from mountcache.serve import Origin
 from tests.crash.model import Held, payload
 
 __all__ = ["Upstream"]
+
+_TOO_LONG = 60.0
 
 
 class Upstream:
@@ -91,8 +94,10 @@ class Upstream:
         """Wait until all that a dead client sent was answered, or can't come any more."""
         port = urlsplit(self.url).port
         rest = threading.Event()
+        until = time.monotonic() + _TOO_LONG
         while _connections(port or 0):
             rest.wait(0.001)
+            assert time.monotonic() < until, "a connection of a dead client stays open"
         # What was read from a connection that is closed by now is begun before this request.
         connection = http.client.HTTPConnection("127.0.0.1", port)
         connection.request("GET", "/-/health")
