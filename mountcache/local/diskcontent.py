@@ -3,7 +3,8 @@
 One diskcache Cache, with the catalog's tables in its database: one log, one flush, one commit
 for bytes and row. Small byte strings lie in their rows, large ones are files. The order that a
 power cut can't break: the file is written, moved to its place and synced, its directory is
-synced, then the row that names it is committed.
+synced, then the row that names it is committed; and it is removed once a commit without that row
+is on disk.
 """
 
 from __future__ import annotations
