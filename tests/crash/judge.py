@@ -199,6 +199,7 @@ def judge(
             there = {key: value.version for key, value in model.upstream.items()}
             assert upstream.held(prefix) == there
             _check_reads(store, model, prefix)
+            invariants.check(catalog, torn_copies=torn_copies)
     return model
 
 
