@@ -115,6 +115,10 @@ class Model:
             raise RefusedError("KeyError")
         return value
 
+    def knows(self, key: str) -> bool:
+        """Return whether a key is upstream, or anything is staged for it."""
+        return key in self.upstream or key in self.edits
+
     def with_edit(self, key: str, edit: Edit | None) -> Model:
         edits = {**self.edits, key: edit}
         return replace(self, edits={name: each for name, each in edits.items() if each})
