@@ -11,10 +11,11 @@ import json
 import math
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
@@ -59,6 +60,9 @@ _NOT_OFFLINE: Final = (501, 505, 507, 508)
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 30.0
 _DETAIL: Final = 2048
+_SECRET: Final = 6
+_OPEN: Final = re.compile("(?i:accept.*|connection|content-.*|host|if-.*|range|user-agent)")
+"""Header fields that tell upstream nothing that others mustn't know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +70,10 @@ class Answer:
     """A final answer. Read its body to the end, or close it."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     body: Body
+    asked: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The header fields of the request, with the secrets that are in them."""
 
     def read(self, limit: int) -> bytes:
         """Return a body of at most `limit` bytes, and close it.
@@ -426,21 +432,23 @@ class Transport:
             if own is not None and pool is not None:
                 if sent is not None:
                     fields["Content-Length"] = str(len(sent))
+                asked: Mapping[str, str] = own.fields(fields)
                 raw = pool.urlopen(
-                    method, target_of(url), body=sent or None, headers=own.fields(fields),
+                    method, target_of(url), body=sent or None, headers=asked,
                     retries=False, redirect=False, assert_same_host=False,
                     timeout=Timeout(connect=connect, read=read), preload_content=False,
                     decode_content=False,
                 )  # fmt: skip
             else:
                 session = self._strange() if own is None else own.session
-                raw = session.request(
+                response = session.request(
                     method, url, data=sent or None, headers=fields, stream=True,
                     allow_redirects=False, timeout=(connect, min(read, left)),
                     proxies=environment_proxies(url),
                     verify=None if own is None else own.verify,
                     cert=None if own is None else own.cert,
-                ).raw  # fmt: skip
+                )  # fmt: skip
+                raw, asked = response.raw, response.request.headers
         except (requests.RequestException, HTTPError, OSError) as error:
             if sent is not None and sent.failure is not None:
                 raise sent.failure from None
@@ -452,7 +460,7 @@ class Transport:
                 body.close()
                 raise UpstreamError(f"{what} came in the Content-Encoding {coding!r}, unasked")
             body = DecodedBody(body, what)
-        return Answer(raw.status, raw.headers, body)
+        return Answer(raw.status, raw.headers, body, asked)
 
     def _failed(self, error: Exception, url: str, what: str) -> _Failed:
         cause = _cause(error)
@@ -549,6 +557,20 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     return None if when is None else max(0.0, when - (time.time() if now is None else now))
 
 
+def _harmless(text: str, asked: Mapping[str, str]) -> str:
+    """Return what upstream says without what a terminal obeys, and without what it was told.
+
+    A server that repeats the request in its answer would have secrets shown and logged.
+    """
+    text = "".join(char if char.isprintable() else " " for char in text)
+    for name, said in asked.items():
+        if _OPEN.fullmatch(name) is None:
+            for secret in (said, *re.split("[ ;=,]+", said)):
+                if len(secret) >= _SECRET:
+                    text = text.replace(secret, "...")
+    return text
+
+
 def _utf8(location: str) -> str:
     """Return a Location as its server meant it: many send UTF-8 as it is."""
     try:
@@ -564,7 +586,7 @@ def _detail(answer: Answer) -> str:
         if "problem+json" in answer.headers.get("Content-Type", ""):
             match json.loads(data):
                 case {"detail": str(detail)}:
-                    return f" ({detail[:300]})"
+                    return f" ({_harmless(detail, answer.asked)[:300]})"
     except (StoreUnavailableError, IntegrityError, ValueError, RecursionError):
         pass  # the status says it all the same
     finally:

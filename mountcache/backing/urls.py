@@ -31,7 +31,9 @@ def check_url(url: str, name: str, *, schemes: Collection[str] = PORTS) -> tuple
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise ConfigurationError(f"{name} can't be read as a URL: {error}") from None
+        # What urllib says of it may quote the user.
+        said = "its host or port" if "@" in url else error
+        raise ConfigurationError(f"{name} can't be read as a URL: {said}") from None
     text = shown(url)
     wanted = ", ".join(f"{each}:" for each in schemes)
     if not parts.scheme or (not parts.netloc and parts.scheme not in ("file", "ftp")):
@@ -86,4 +88,4 @@ def target_of(url: str) -> str:
 
 def shown(url: str) -> str:
     """Return a URL without what is nobody's business: user, password, query."""
-    return _USER.sub(r"\1", url).partition("?")[0]
+    return re.split("[?#]", _USER.sub(r"\1", url), maxsplit=1)[0]

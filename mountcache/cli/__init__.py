@@ -7,6 +7,7 @@ is imported by the command that needs it, so that ``mountcache --help`` is there
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -97,4 +98,6 @@ def _empty_output() -> None:
 
 
 def _complain(said: str) -> None:
+    # An argument that is repeated may be a URL with a password in it.
+    said = re.sub(r"://[^/\s@]*@", "://", said)
     print(f"mountcache: {said}", file=sys.stderr)
