@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -95,3 +96,17 @@ def test_every_dependency_has_a_lower_bound() -> None:
 
 def test_package_is_typed() -> None:
     assert (ROOT / "mountcache" / "py.typed").exists()
+
+
+def test_the_page_on_security_names_tests_and_dependencies_that_there_are() -> None:
+    page = (ROOT / "docs" / "security.md").read_text()
+    there = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert len(named) > 30
+    assert {name for name in named if f"def {name}(" not in there} == set()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {re.split("[<>=]", each)[0] for each in project["dependencies"]}
+    optional = {re.split("[<>=]", each)[0] for each in project["optional-dependencies"]["keyring"]}
+    assert set(re.findall(r"(?m)^\| ([a-z0-9-]+)(?: \(optional\))? \| ", page)) - {
+        "package", "what",
+    } == needed | optional  # fmt: skip
