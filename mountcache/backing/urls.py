@@ -9,7 +9,9 @@ from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from mountcache.errors import ConfigurationError
 
-_USER: Final = re.compile(r"^((?:[a-z][a-z0-9+.-]*:)?(?://)?)[^/?#]*@", re.IGNORECASE)
+_USER: Final = re.compile(r"^[^/?#]*@|(?<=//)[^/?#]*@")
+_IGNORED: Final = re.compile(r"[\t\r\n]")
+"""What urllib takes out of a URL before it reads it."""
 
 __all__ = ["PORTS", "check_url", "origin_of", "shown", "target_of"]
 
@@ -37,6 +39,8 @@ def check_url(url: str, name: str, *, schemes: Collection[str] = PORTS) -> tuple
     text = shown(url)
     wanted = ", ".join(f"{each}:" for each in schemes)
     if not parts.scheme or (not parts.netloc and parts.scheme not in ("file", "ftp")):
+        # Of what is no URL nobody can tell where its user ends.
+        text = text.rpartition("@")[2]
         raise ConfigurationError(f"{name} {text!r} has no scheme; write it with one of {wanted}")
     if parts.scheme not in schemes:
         raise ConfigurationError(
@@ -59,7 +63,11 @@ def check_url(url: str, name: str, *, schemes: Collection[str] = PORTS) -> tuple
             unquote(parts.username),
             unquote(parts.password or ""),
         )
-    return urlunsplit(parts._replace(netloc=_netloc(parts, port))), user
+    try:
+        netloc = _netloc(parts, port)
+    except UnicodeError:
+        raise ConfigurationError(f"{name} {text!r} names a host that can be none") from None
+    return urlunsplit(parts._replace(netloc=netloc)), user
 
 
 def _netloc(parts: SplitResult, port: int | None) -> str:
@@ -88,4 +96,4 @@ def target_of(url: str) -> str:
 
 def shown(url: str) -> str:
     """Return a URL without what is nobody's business: user, password, query."""
-    return re.split("[?#]", _USER.sub(r"\1", url), maxsplit=1)[0]
+    return re.split("[?#]", _USER.sub("", _IGNORED.sub("", url)), maxsplit=1)[0]
