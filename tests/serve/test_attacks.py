@@ -370,7 +370,7 @@ def test_a_token_is_taken_where_nobody_else_sees_it(
     serving = subprocess.Popen(
         [sys.executable, "-m", "mountcache", "serve", "--store", str(tmp_path / "s"), "--port", "0",
          "--json", *more],
-        env=environment, stdout=subprocess.PIPE, text=True,
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
         assert serving.stdout is not None
@@ -380,4 +380,10 @@ def test_a_token_is_taken_where_nobody_else_sees_it(
         assert call.put("k", b"x", {}, Authorization=f"Bearer {TOKEN}").status == 201
     finally:
         serving.send_signal(signal.SIGTERM)
-        serving.communicate(timeout=20)
+        said = serving.communicate(timeout=20)
+    assert TOKEN not in "".join(said)
+    assert not [
+        path
+        for path in (tmp_path / "s").rglob("*")
+        if path.is_file() and TOKEN.encode() in path.read_bytes()
+    ]
