@@ -15,6 +15,7 @@ import sqlite3
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,14 @@ from typing import Any
 import diskcache
 import pytest
 
+from mountcache import sync
+from mountcache.backing.dynamic import DynamicURLStore
 from mountcache.errors import DirectoryError, StoreError
 from mountcache.local import partial as partials
 from mountcache.local.disk import DiskCacheStore
+from mountcache.local.memory import MemoryStore
+from mountcache.mounted import MountedStore
+from mountcache.serve import Origin
 from tests.local_parts import LARGE
 from tests.upstreams import put
 
@@ -227,6 +233,59 @@ def test_odd_rows_are_told_in_a_sentence(store: Path, tmp_path: Path) -> None:
             rows(store, f"UPDATE {table} SET {column} = :odd", odd=ODD[kind])
         # Anything but errors of ours comes out of here.
         told += len(use(store))
+    assert told
+
+
+def restored(store: Path, before: Path) -> None:
+    for path in store.glob("cache.db*"):
+        path.unlink()
+    for path in [*before.glob("cache.db*"), *before.glob("*/*.val")]:
+        shutil.copy(path, store / path.relative_to(before))
+
+
+@pytest.mark.parametrize("kind", ["blob", "text"])
+def test_odd_rows_under_a_mount_are_told_in_a_sentence(tmp_path: Path, kind: str) -> None:
+    """Copies, what is known of upstream, and what can be had back; upstream is there."""
+    path, before = tmp_path / "store", tmp_path / "before"
+
+    def mount(origin: Origin) -> MountedStore:
+        backing = DynamicURLStore(f"{origin.url}keys", f"{origin.url}query")
+        return MountedStore("", DiskCacheStore(path, min_free=0, durability="normal"), backing)
+
+    with MemoryStore() as upstream, Origin(upstream) as origin:
+        for key in "abc":
+            put(upstream, key, SMALL if key == "b" else LARGE, n=1)
+        with mount(origin) as filled:
+            list(filled.query())
+            for key in "abc":
+                filled.to_bytes(key)
+            put(filled, "b", b"edit")
+            filled.delete("c")
+            put(filled, "gone", b"reverted")
+            filled.revert("gone")
+        shutil.copytree(path, before)
+        told = 0
+        for table, column in columns():
+            if table not in ("copy", "upstream", "undo", "op"):
+                continue
+            restored(path, before)
+            with suppress(sqlite3.IntegrityError):
+                rows(path, f"UPDATE {table} SET {column} = :odd", odd=ODD[kind])
+            store = mount(origin)
+            for work in (
+                store.connect,
+                *(partial(store.to_bytes, key) for key in "abc"),
+                lambda store=store: list(store.query(n=1)),
+                lambda store=store: sync.status(store),
+                lambda store=store: put(store, "b", b"edited again"),
+                lambda store=store: store.update_metadata("a", {"z": 1}),
+                lambda store=store: store.revert("c"),
+                store.disconnect,
+            ):
+                try:
+                    work()
+                except (StoreError, KeyError):
+                    told += 1
     assert told
 
 

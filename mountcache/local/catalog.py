@@ -54,7 +54,8 @@ FROM {start}
 LEFT JOIN edit e ON e.key = ?1
 LEFT JOIN copy c ON c.key = ?1
 {known}CROSS JOIN Cache b ON b.key = coalesce(e.content, c.content) AND b.raw = 1
-WHERE e.kind = 'put' OR e.kind IS NULL AND c.boot = ?2 {good}
+WHERE e.kind = 'put' OR e.kind IS NULL AND c.boot = ?2
+  AND typeof(c.checked) = 'real' AND typeof(c.expires) IN ('real', 'null') {good}
 """
 
 HIT = _MINE.format(meta="c.meta", more="", start="(SELECT 1) k", known="", good="")

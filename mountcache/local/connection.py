@@ -98,7 +98,9 @@ class GuardedConnection(sqlite3.Connection):
             super().close()
 
 
-_OTHER_TABLES: Final = re.compile("no such (table|column)|Could not decode|malformed JSON")
+_OTHER_TABLES: Final = re.compile(
+    "no such (table|column)|Could not decode|malformed JSON|JSON cannot hold"
+)
 
 
 def damaged(error: Exception, where: str) -> DirectoryError:

@@ -131,8 +131,9 @@ def _total(con: sqlite3.Connection) -> int:
 
 
 def _kept(con: sqlite3.Connection, where: str = "1", *parameters: Any) -> list[Kept]:
-    sql = f"SELECT seq, key, coalesce(size, 0), taken FROM undo WHERE {where} ORDER BY seq"
-    return [Kept(*columns) for columns in con.execute(sql, parameters).fetchall()]
+    columns = "seq, key, coalesce(size, 0), CAST(taken AS REAL)"
+    sql = f"SELECT {columns} FROM undo WHERE {where} ORDER BY seq"
+    return [Kept(*found) for found in con.execute(sql, parameters).fetchall()]
 
 
 def _let_go(con: sqlite3.Connection, content: Content, gone: Sequence[int]) -> None:
