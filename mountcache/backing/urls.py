@@ -36,11 +36,10 @@ def check_url(url: str, name: str, *, schemes: Collection[str] = PORTS) -> tuple
         # What urllib says of it may quote the user.
         said = "its host or port" if "@" in url else error
         raise ConfigurationError(f"{name} can't be read as a URL: {said}") from None
-    text = shown(url)
+    # Of what is wrong nobody can tell where its user ends.
+    text = shown(url).rpartition("@")[2]
     wanted = ", ".join(f"{each}:" for each in schemes)
     if not parts.scheme or (not parts.netloc and parts.scheme not in ("file", "ftp")):
-        # Of what is no URL nobody can tell where its user ends.
-        text = text.rpartition("@")[2]
         raise ConfigurationError(f"{name} {text!r} has no scheme; write it with one of {wanted}")
     if parts.scheme not in schemes:
         raise ConfigurationError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -89,7 +90,8 @@ class Client:
         with socket.create_connection(self.address, timeout=20) as wire:
             wire.sendall(request)
             if half:
-                wire.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(OSError):  # the server has closed it already
+                    wire.shutdown(socket.SHUT_WR)
             found = b""
             while piece := wire.recv(65536):
                 found += piece
