@@ -202,6 +202,8 @@ def _tables(path: Path) -> dict[str, dict[str, Any]]:
         raise ConfigurationError(f"{path}: can't be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path}: isn't TOML: {error}") from None
+    except RecursionError:
+        raise ConfigurationError(f"{path}: is nested too deeply") from None
     if "mount" not in document:
         return {"": document}
     tables = document.pop("mount")

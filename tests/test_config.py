@@ -140,3 +140,10 @@ def test_environment_comes_first(path: Path) -> None:
 def test_what_init_writes_is_read_back(path: Path, text: str) -> None:
     path.write_text(URL + toml_text({"mount_point": text}), "utf-8")
     assert read_settings(path, {}).mount_point == text
+
+
+def test_nesting_beyond_sense_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "mountcache.toml"
+    path.write_text(f"url = {'[' * 5000}")
+    with pytest.raises(ConfigurationError, match="nested too deeply"):
+        read_settings(path, {})
