@@ -7,6 +7,7 @@ import enum
 import http
 import io
 import os
+import re
 import socket
 import ssl
 import struct
@@ -24,12 +25,16 @@ __all__ = [
     "PATIENCE",
     "RESET",
     "ByRequest",
+    "Fault",
+    "FaultServer",
     "Reply",
     "Request",
+    "Resource",
     "Script",
     "ScriptedServer",
     "Step",
     "chunked",
+    "cut",
     "listening",
     "scripted",
     "self_signed",
@@ -94,10 +99,10 @@ def _head(status: int, fields: Mapping[str, str]) -> bytes:
     return "".join(f"{line}\r\n" for line in (*lines, "")).encode("latin-1")
 
 
-def chunked(*pieces: bytes, end: bool = True, **fields: str) -> bytes:
+def chunked(*pieces: bytes, end: bool = True, status: int = 200, **fields: str) -> bytes:
     """Return an answer in chunks, its last one left out on demand."""
     named = {name.replace("_", "-"): text for name, text in fields.items()}
-    head = _head(200, {"Transfer-Encoding": "chunked", **named})
+    head = _head(status, {"Transfer-Encoding": "chunked", **named})
     body = b"".join(f"{len(piece):x}\r\n".encode() + piece + b"\r\n" for piece in pieces)
     return head + body + (b"0\r\n\r\n" if end else b"")
 
@@ -295,6 +300,117 @@ def _read_request(reading: io.BufferedReader, number: int) -> Request | None:
     else:
         body = reading.read(int(headers.get("content-length", "0")))
     return Request(method, path, headers, body, number)
+
+
+# -- a resource, and what can go wrong with it ---------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """What a server holds at one path, and how an honest server gives it (RFC 9110)."""
+
+    body: bytes
+    etag: str = "1"
+    kind: str = "application/octet-stream"
+
+    def reply(self, request: Request, **fields: str) -> Reply:
+        """Return the honest answer: whole, in part, or unchanged; `fields` come last."""
+        quoted = f'"{self.etag}"'
+        named = {name.replace("_", "-"): text for name, text in fields.items()}
+        headers = {"ETag": quoted, "Content-Type": self.kind, "Accept-Ranges": "bytes"}
+        if request.headers.get("if-none-match") == quoted:
+            return Reply(304, b"", {"ETag": quoted, **named})
+        start = self.start(request)
+        if start is None or request.headers.get("if-range", quoted) != quoted:
+            return Reply(200, self.body, {**headers, **named})
+        last = len(self.body) - 1
+        headers["Content-Range"] = f"bytes {start}-{last}/{len(self.body)}"
+        return Reply(206, self.body[start:], {**headers, **named})
+
+    def start(self, request: Request) -> int | None:
+        """Return where the part that was asked for begins; None if all of it was."""
+        found = re.fullmatch(r"bytes=(\d+)-\d*", request.headers.get("range", ""))
+        return None if found is None else int(found.group(1))
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One way in which a server answers a GET wrongly."""
+
+    name: str
+    answer: Callable[[Resource, Request], Steps]
+    """What it sends for a resource."""
+    ends: str = "error"
+    """What comes of a read that meets it each time: "error", "right" bytes, or "either"."""
+    part: str = ""
+    """The same for a read of a part, if that is something else."""
+    heads: bool = False
+    """Whether HEAD meets it too."""
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    """What the store has to be made with, so that it ends soon."""
+
+
+def cut(
+    at: Callable[[bytes, bytes], int], *then: Step, chunks: int = 0
+) -> Callable[[Resource, Request], Steps]:
+    """Return an answer that is honest up to a byte.
+
+    Parameters
+    ----------
+    at
+        Gives the byte, from the head and the body of the answer.
+    then
+        What comes instead of the rest; the connection closes if there is nothing.
+    chunks
+        How many chunks the body comes in; 0: it comes with its length.
+    """
+
+    def answer(resource: Resource, request: Request) -> Steps:
+        reply = resource.reply(request)
+        if chunks:
+            size = -(-len(reply.body) // chunks)
+            pieces = [reply.body[at : at + size] for at in range(0, len(reply.body), size)]
+            whole = chunked(*pieces, status=reply.status, **reply.headers)
+        else:
+            whole = reply.render("GET")
+        head, _, body = whole.partition(b"\r\n\r\n")
+        return [whole[: at(head + b"\r\n\r\n", body)], *(then or (CLOSE,))]
+
+    return answer
+
+
+class FaultServer(ScriptedServer):
+    """A server of resources that meets one fault until it is healed.
+
+    Attributes
+    ----------
+    resources
+        What there is, by path.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.resources: dict[str, Resource] = {}
+        self._faults: dict[str, tuple[Fault, list[None]]] = {}
+
+    def break_down(self, path: str, fault: Fault, *, times: int = 1_000_000) -> None:
+        """Meet `fault` at `path`, the next `times` times."""
+        self._faults[path] = fault, [None] * times
+
+    def heal(self) -> None:
+        """Be honest from now on."""
+        self._faults.clear()
+
+    def script_for(self, request: Request) -> Script:
+        resource = self.resources.get(request.path)
+        if resource is None:
+            return super().script_for(request)
+        fault, left = self._faults.get(request.path, (None, []))
+        if fault is not None and left and (request.method == "GET" or fault.heads):
+            left.pop()
+            steps = fault.answer(resource, request)
+            return steps if isinstance(steps, (list, tuple)) else ByRequest(lambda _: steps)
+        return resource.reply(request)
 
 
 @pytest.fixture

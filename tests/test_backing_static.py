@@ -208,11 +208,13 @@ def test_mimetype_is_that_of_the_server(store: StaticURLStore, site: Site) -> No
     assert store.get("a.csv").mimetype == "text/csv"
 
 
-def test_page_where_something_else_is_expected_isnt_to_be_kept(scripted: ScriptedServer) -> None:
+def test_page_where_something_else_is_expected_isnt_a_value(scripted: ScriptedServer) -> None:
     page = Reply(200, b"<h1>Log in</h1>", {"Content-Type": "text/html; charset=utf-8"})
     scripted.on("GET", "/data/a.csv", page).on("GET", "/data/a.html", page)
     with of_scripted(scripted, query_path=None) as store:
-        assert not store.fetch("a.csv").facts.storable
+        for read in (store.fetch, store.get, store.get_data):
+            with pytest.raises(StoreUnavailableError, match="HTML where text/csv was expected"):
+                read("a.csv")
         assert store.fetch("a.html").facts.storable
 
 

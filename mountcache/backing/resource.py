@@ -101,6 +101,8 @@ class Data:
         ------
         KeyError
             If it isn't there.
+        StoreUnavailableError
+            Also if what came is a page of HTML, and the key's name says something else.
         """
         answer = self.transport.request(
             method, url or self.url_of(key), what or repr(key), headers=headers,
@@ -118,16 +120,25 @@ class Data:
             raise UpstreamError(
                 f"{what or repr(key)}: upstream sent a part where it said the whole"
             )
+        if url is None and not self.ours and answer.status in (200, 206):
+            self._refuse_page(key, answer)
         return answer
+
+    def _refuse_page(self, key: str, answer: Answer) -> None:
+        """Refuse a log-in page, or a friendly word that something is missing."""
+        kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        expected = mimetypes.guess_type(key)[0]
+        if kind == "text/html" and expected not in (None, "text/html", "application/xhtml+xml"):
+            answer.body.close()
+            raise StoreUnavailableError(
+                f"{key!r}: upstream sent a page of HTML where {expected} was expected; log in to "
+                "the network or server, or let the server give the type that it is of",
+                answered=True,
+            )
 
     def facts(self, key: str, headers: Mapping[str, str]) -> Facts:
         """Return what an answer says of the data."""
-        facts = replace(facts_from(headers, now=self.clock()), names_metadata=is_ours(headers))
-        expected = mimetypes.guess_type(key)[0]
-        if facts.mimetype == "text/html" and expected not in (None, "text/html"):
-            # A log-in page, or a friendly word that something is missing.
-            return replace(facts, storable=False)
-        return facts
+        return replace(facts_from(headers, now=self.clock()), names_metadata=is_ours(headers))
 
     def confirmed(self, validators: Validators, headers: Mapping[str, str]) -> Facts:
         """Return what a 304 adds to the copy that `validators` came from."""

@@ -33,6 +33,9 @@ from mountcache.sync.promise import Promise
 __all__ = ["Digests", "Feed", "Source", "begin", "verify"]
 
 _PIECE: Final = 262144
+_CRUMB: Final = 16384
+_CRUMBS: Final = 3
+"""How often in a row a stream may break off after less than `_CRUMB` bytes, and be gone on with."""
 
 _logger = logging.getLogger("mountcache")
 
@@ -220,7 +223,9 @@ class Source:
 class Feed:
     """A stream of a source's bytes, at the place where it is now.
 
-    After a broken connection it goes on where it was, as long as it gets on.
+    After a broken connection it goes on where it was, as long as it gets on. Where nobody said
+    how long the value is, it doesn't: of a broken body in chunks nobody can tell whether its last
+    bytes were data or the frame of the next chunk.
 
     Parameters
     ----------
@@ -236,7 +241,10 @@ class Feed:
         self.at = at
         self._source = source
         self._stream = stream
-        self._given = False
+        self._given = 0
+        """Bytes of this stream, since it was opened."""
+        self._crumbs = 0
+        """How many streams in a row gave hardly anything."""
         self._returned = memoryview(b"")
         self._readinto = _readinto(stream)
         self._pid = os.getpid()
@@ -263,22 +271,26 @@ class Feed:
                         "again to get the rest"
                     )
             except (StoreUnavailableError, IntegrityError):
-                if not self._given or not self._source.gives_parts:
+                if size is None or not self._source.gives_parts or not self._gets_on():
                     raise
                 self._go_on()
                 continue
-            self._given = count > 0
+            self._given += count
             self.at += count
             self._source.mount.counts.fetched_bytes += count
             return count
         return 0
+
+    def _gets_on(self) -> bool:
+        self._crumbs = self._crumbs + 1 if self._given < _CRUMB else 0
+        return self._given > 0 and self._crumbs <= _CRUMBS
 
     def _go_on(self) -> None:
         """Ask for the rest after a broken connection."""
         self.close()
         other = self._source.feed(self.at)
         other.skip_to(self.at)
-        self._stream, self._readinto, self._given = other._stream, other._readinto, False
+        self._stream, self._readinto, self._given = other._stream, other._readinto, 0
 
     def _leave_to_parent(self) -> None:
         """Open a stream of its own in a forked child: the connection is its parent's."""
