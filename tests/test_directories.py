@@ -327,13 +327,15 @@ def test_newer_format_is_refused(store: Path) -> None:
 
 def test_store_that_lost_its_database_isnt_started_anew(store: Path) -> None:
     (store / "cache.db").unlink()
-    assert "is a store without its database cache.db; restore it" in refusal(store)
+    assert "is a store without its database cache.db: `mountcache doctor --repair`" in refusal(
+        store
+    )
     assert not (store / "cache.db").exists()
 
 
 def test_database_that_is_no_database_is_refused(store: Path) -> None:
     (store / "cache.db").write_bytes(b"garbage " * 10_000)
-    assert "damaged (file is not a database); restore the directory" in refusal(store)
+    assert "damaged (file is not a database): `mountcache doctor --repair`" in refusal(store)
 
 
 @pytest.mark.parametrize("left", [0, 1, 100, 4096, 20_000, 0.5])

@@ -7,6 +7,7 @@ import click
 from mountcache import __version__
 from mountcache.cli.codes import TABLE
 from mountcache.cli.comparing import diff
+from mountcache.cli.doctoring import doctor
 from mountcache.cli.editing import drop, mv, put, revert, rm
 from mountcache.cli.indexing import index
 from mountcache.cli.metadata import info, meta, query
@@ -50,6 +51,6 @@ def app(ctx: click.Context) -> None:
 
 for _command in (
     init, ls, query, info, meta, get, cat, path, put, rm, mv, status, diff, push, revert, undo,
-    drop, prefetch, rebind, index, serve, demo,
+    drop, prefetch, rebind, doctor, index, serve, demo,
 ):  # fmt: skip
     app.add_command(_command)

@@ -106,8 +106,8 @@ _OTHER_TABLES: Final = re.compile(
 def damaged(error: Exception, where: str) -> DirectoryError:
     """Return what is told of a database that isn't whole."""
     return DirectoryError(
-        f"the database in {where} is damaged ({error}); restore the directory from a backup, or "
-        "move it away and start with an empty one"
+        f"the database in {where} is damaged ({error}): `mountcache doctor --repair` saves what "
+        "can be read of it"
     )
 
 

@@ -208,8 +208,8 @@ def look(path: Path, mode: Mode) -> Found:
         if not entries:
             return Found(exists=False)
         raise DirectoryError(
-            f"{path} is a store without its database {DATABASE}; restore it from a backup, or "
-            "move the directory away"
+            f"{path} is a store without its database {DATABASE}: `mountcache doctor --repair` "
+            "saves what is left"
             if "live" in entries
             else f"{path} isn't empty and isn't a store of mountcache; choose an empty directory"
         )
@@ -230,8 +230,8 @@ def _look(con: sqlite3.Connection, path: Path, *, whole: bool) -> Found:
     if not tables and not owner and not version:
         if whole:
             raise DirectoryError(
-                f"the database in {path} is damaged (it is empty); restore the directory from a "
-                "backup, or move it away and start with an empty one"
+                f"the database in {path} is damaged (it is empty): `mountcache doctor --repair` "
+                "saves what is left"
             )
         return Found(exists=False)  # somebody was killed while making it
     if owner != APPLICATION_ID:

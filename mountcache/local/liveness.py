@@ -23,7 +23,7 @@ from mountcache.errors import ReadOnlyStoreError
 from mountcache.local.planted import open_own
 from mountcache.local.rights import create
 
-__all__ = ["FileLock", "Liveness", "ReadOnlyLock", "collect"]
+__all__ = ["FileLock", "Liveness", "ReadOnlyLock", "collect", "living"]
 
 _TOKEN: Final = re.compile(r"([0-9a-f]{32})-")
 
@@ -199,6 +199,17 @@ class _Dead:
         for descriptor in self._known.values():
             if descriptor is not None and descriptor >= 0:
                 os.close(descriptor)
+
+
+def living(directory: Path) -> int:
+    """Return how many processes have their lock in a directory of locks."""
+    dead = _Dead(directory, "")
+    try:
+        return sum(token not in dead for token in os.listdir(directory))
+    except FileNotFoundError:
+        return 0
+    finally:
+        dead.end()
 
 
 def collect(

@@ -22,7 +22,15 @@ from mountcache.errors import DirectoryError
 from mountcache.local import schema
 from mountcache.local.cache import DATABASE, StoreCache
 
-__all__ = ["PLACE", "check_entries", "check_schema", "check_state", "open_own", "value_opener"]
+__all__ = [
+    "PLACE",
+    "check_entries",
+    "check_schema",
+    "check_state",
+    "missing",
+    "open_own",
+    "value_opener",
+]
 
 PLACE: Final = "CREATE TABLE place (name TEXT PRIMARY KEY, value) WITHOUT ROWID"
 """The one table that is neither diskcache's nor the catalog's: where the directory is."""
@@ -161,6 +169,14 @@ def check_schema(con: sqlite3.Connection, directory: Path) -> None:
         )
 
 
+def missing(con: sqlite3.Connection) -> list[str]:
+    """Return what a database lacks of the tables, indexes and triggers that it was made with."""
+    found = set(con.execute("SELECT type, name, sql FROM sqlite_master"))
+    with closing(_made()) as made:
+        wanted = made.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
+    return [f"its {kind} {name}" for kind, name, sql in wanted if (kind, name, sql) not in found]
+
+
 def check_state(con: sqlite3.Connection, directory: Path) -> None:
     """Check the counters, of which each commit makes others.
 
@@ -186,14 +202,20 @@ def _is_of_sqlite(name: str, sql: str | None) -> bool:
 
 @cache
 def _ours() -> frozenset[tuple[str, str, str]]:
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as con:
-        con.execute("BEGIN")
-        StoreCache("", lambda: con, str, create=True)
-        schema.create(con)
-        con.execute(PLACE)
+    with closing(_made()) as con:
         # What a Cache of another program adds to the directory.
         for policy in EVICTION_POLICY.values():
             if policy["init"]:
                 con.execute(policy["init"])
         con.execute(_TAG_INDEX)
         return frozenset(con.execute("SELECT type, name, sql FROM sqlite_master").fetchall())
+
+
+def _made() -> sqlite3.Connection:
+    """Return a database in memory as a new store has it."""
+    con = sqlite3.connect(":memory:", isolation_level=None)
+    con.execute("BEGIN")
+    StoreCache("", lambda: con, str, create=True)
+    schema.create(con)
+    con.execute(PLACE)
+    return con

@@ -1,0 +1,303 @@
+"""What is wrong with a store's directory is found, and mended without the loss of an edit."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from mountcache.errors import DirectoryError, StoreError
+from mountcache.local.disk import DiskCacheStore
+from mountcache.local.doctor import Finding, examine, repair
+from mountcache.mounted import MountedStore
+from tests.upstreams import Origin, put
+
+KIB = 1024
+SMALL, LARGE = b"small", random.Random(1).randbytes(100 * KIB)
+STAGED = {"staged/small": SMALL, "staged/large": LARGE, "staged/other": LARGE[::-1]}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with staged values, clean copies and something to undo."""
+    path = tmp_path_factory.mktemp("whole") / "store"
+    fill(path)
+    return path
+
+
+def origin() -> Origin:
+    made = Origin()
+    put(made, "copy/small", b"copy")
+    put(made, "copy/large", LARGE[:50_000] * 2)
+    put(made, "theirs", b"x", n=1)
+    return made
+
+
+def fill(path: Path) -> None:
+    with DiskCacheStore(path, min_free=0, size_limit=10**8) as local:
+        store = MountedStore("", local, origin(), author="ada")
+        for key, data in STAGED.items():
+            put(store, key, data, by="ada")
+        for key in ("copy/small", "copy/large", "theirs"):
+            store.to_bytes(key)
+        store.set_metadata("theirs", {"n": 2})
+        put(store, "gone", LARGE + b"!")
+        store.revert("gone")
+
+
+@pytest.fixture
+def path(whole: Path, tmp_path: Path) -> Path:
+    there = tmp_path / "store"
+    shutil.copytree(whole, there, symlinks=True)
+    with DiskCacheStore(there):
+        pass  # it is a copy, and says so
+    return there
+
+
+def staged(path: Path) -> dict[str, bytes | str]:
+    """What is staged, or why it can't be read."""
+    found: dict[str, bytes | str] = {}
+    with DiskCacheStore(path) as local:
+        store = MountedStore("", local, origin())
+        for edit in store.staged():
+            try:
+                found[edit.key] = store.to_bytes(edit.key)
+            except (StoreError, OSError) as error:
+                found[edit.key] = str(error)
+    return found
+
+
+def lost(path: Path) -> set[bytes]:
+    return {file.read_bytes() for file in (path / "lost+found").rglob("*") if file.is_file()}
+
+
+def state_of(path: Path) -> dict[str, tuple[int, int, int]]:
+    """What is where, and when it was written."""
+    return {
+        str(each.relative_to(path)): (
+            each.lstat().st_size,
+            each.lstat().st_mtime_ns,
+            each.lstat().st_mode,
+        )
+        for each in (path, *path.rglob("*"))
+    }
+
+
+def file_of(path: Path, key: str) -> Path:
+    with closing(sqlite3.connect(path / "cache.db")) as con:
+        (name,) = con.execute(
+            "SELECT filename FROM Cache WHERE key ="
+            " coalesce((SELECT content FROM edit WHERE key = ?1),"
+            " (SELECT content FROM copy WHERE key = ?1),"
+            " (SELECT content FROM undo WHERE key = ?1))",
+            (key,),
+        ).fetchone()
+    return path / str(name)
+
+
+def sql(*statements: str) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        with closing(sqlite3.connect(path / "cache.db", isolation_level=None)) as con:
+            for statement in statements:
+                con.execute(statement)
+
+    return damage
+
+
+def alter(key: str, how: Callable[[Path], object]) -> Callable[[Path], None]:
+    return lambda path: (how(file_of(path, key)), None)[1]
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[1000] ^= 1
+    file.write_bytes(data)
+
+
+DAMAGE = {
+    "a counter": (sql("UPDATE state SET value = 7 WHERE name = 'staged_bytes'"), "counter"),
+    "a copy that is gone": (alter("copy/large", Path.unlink), "copied bytes"),
+    "a copy cut off": (alter("copy/large", lambda file: os.truncate(file, 5)), "copied bytes"),
+    "a copy altered": (alter("copy/large", flip), "copied bytes"),
+    "a small copy altered": (
+        sql("UPDATE Cache SET value = x'00' WHERE value = CAST('copy' AS BLOB)"),
+        "copied bytes",
+    ),
+    "an undo value altered": (alter("gone", flip), "undo bytes"),
+    "a row of bytes gone": (
+        sql(
+            "DROP TRIGGER staged_bytes_stay",
+            "DELETE FROM Cache WHERE key = (SELECT content FROM edit WHERE key = 'staged/large')",
+        ),
+        "database",
+    ),
+    "a trigger gone": (sql("DROP TRIGGER staged_bytes_stay"), "database"),
+    "a trigger planted": (
+        sql("CREATE TRIGGER t AFTER INSERT ON edit BEGIN DELETE FROM copy; END"),
+        "database",
+    ),
+    "a setting changed": (
+        sql("UPDATE Settings SET value = 'pickle' WHERE key = 'disk_min_file_size'"),
+        "database",
+    ),
+    "bytes that nothing names": (
+        sql(
+            "INSERT INTO Cache (key, raw, mode, value, size)"
+            " VALUES ('00000000000000000000000000000000-1', 1, 1, x'6c6f7374', 4)"
+        ),
+        "nameless bytes",
+    ),
+    "a file without a row": (
+        lambda path: (path / "00" / f"{'0' * 32}-100.val").write_bytes(b"x"),
+        "file",
+    ),
+    "a directory for all": (lambda path: path.chmod(0o755), "rights"),
+    "a file for all": (lambda path: (path / "cache.db").chmod(0o644), "rights"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_found_and_mended_and_no_edit_is_lost(path: Path, name: str) -> None:
+    damage, kind = DAMAGE[name]
+    damage(path)
+    assert kind in [each.kind for each in examine(path)]
+    told = repair(path)
+    assert kind in [each.kind for each in told]
+    assert [each for each in examine(path) if each.severity != "note"] == []
+    assert staged(path) == {**STAGED, "theirs": b"x"}
+    assert list(examine(path)) == []
+    if name == "bytes that nothing names":
+        assert b"lost" in lost(path)
+
+
+def test_nothing_is_found_where_nothing_is_wrong_and_nothing_written(path: Path) -> None:
+    before = state_of(path)
+    assert list(examine(path)) == []
+    assert state_of(path) == before
+    assert repair(path) == []
+
+
+@pytest.mark.parametrize("how", [Path.unlink, flip, lambda file: os.truncate(file, 5)])
+def test_staged_value_that_is_damaged_is_named_and_kept(
+    path: Path, how: Callable[[Path], object]
+) -> None:
+    alter("staged/large", how)(path)
+    (found,) = examine(path)
+    assert (found.kind, found.severity, found.key) == ("staged bytes", "error", "staged/large")
+    assert "revert" in found.what
+    assert [each.kind for each in repair(path)] == ["staged bytes"]
+    left = staged(path)
+    assert isinstance(left.pop("staged/large"), str) or how is not Path.unlink
+    assert left == {"theirs": b"x", "staged/small": SMALL, "staged/other": LARGE[::-1]}
+
+
+def test_database_that_is_gone_leaves_the_bytes_for_people(path: Path) -> None:
+    (path / "cache.db").unlink()
+    with pytest.raises(DirectoryError, match="doctor --repair"):
+        DiskCacheStore(path).connect()
+    assert [each.kind for each in examine(path)] == ["database"]
+    repair(path)
+    assert staged(path) == {}
+    assert {LARGE, LARGE[::-1]} <= lost(path)
+    assert any(b"mountcache put" in text for text in lost(path))
+    assert list(examine(path)) == []
+
+
+def test_database_that_is_none_is_kept_aside(path: Path) -> None:
+    (path / "cache.db").write_bytes(b"no database at all" * 1000)
+    with pytest.raises(DirectoryError, match="doctor --repair"):
+        DiskCacheStore(path).connect()
+    repair(path)
+    (aside,) = path.glob("damaged-*")
+    assert (aside / "cache.db").read_bytes().startswith(b"no database")
+    assert {LARGE, LARGE[::-1]} <= lost(path)
+    assert list(examine(path)) == []
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_staged_values_outlive_a_database_with_damaged_pages(path: Path, seed: int) -> None:
+    """Each large value is under its key still, or in lost+found; nothing else is taken for it."""
+    chance = random.Random(seed)
+    database = path / "cache.db"
+    size = database.stat().st_size
+    with database.open("r+b") as file:
+        for _ in range(chance.randrange(1, 4)):
+            at = chance.randrange(0 if seed % 5 == 0 else 4096, size - 512)
+            file.seek(at)
+            file.write(chance.randbytes(chance.randrange(1, 2048)))
+    wrong = [each.kind for each in examine(path) if each.severity == "error"]
+    repair(path)
+    left, found = staged(path), lost(path)
+    for key in ("staged/large", "staged/other"):
+        assert left.get(key) == STAGED[key] or STAGED[key] in found, (key, wrong)
+    for key, data in left.items():
+        # What could be read is what was staged, or is told of.
+        assert data in (STAGED.get(key), b"x") or isinstance(data, str), key
+    remaining = [each for each in examine(path) if each.severity != "note"]
+    assert [each for each in remaining if each.kind != "staged bytes"] == []
+
+
+def test_repair_that_was_killed_is_ended_by_the_next(path: Path) -> None:
+    sql("DROP TRIGGER staged_bytes_stay")(path)
+    killed = 0
+    for call in range(1, 9):
+        trial = path.with_name(f"trial{call}")
+        shutil.copytree(path, trial)
+        script = (
+            "import os, shutil, sys\n"
+            "from mountcache.local.doctor import repair\n"
+            "left = [int(sys.argv[2])]\n"
+            "def dying(call):\n"
+            "    def wrapped(*args, **options):\n"
+            "        left[0] -= 1\n"
+            "        if not left[0]: os.kill(os.getpid(), 9)\n"
+            "        return call(*args, **options)\n"
+            "    return wrapped\n"
+            "for name in ('rename', 'unlink'): setattr(os, name, dying(getattr(os, name)))\n"
+            "shutil.rmtree = dying(shutil.rmtree)\n"
+            "repair(sys.argv[1])\n"
+        )
+        done = subprocess.run([sys.executable, "-c", script, str(trial), str(call)], check=False)
+        killed += done.returncode == -9
+        repair(trial)
+        assert staged(trial) == {**STAGED, "theirs": b"x"}, call
+        assert list(examine(trial)) == []
+        assert list(trial.glob("damaged-*/cache.db"))
+        assert not list(trial.glob("mend*"))
+    assert killed >= 5
+
+
+def test_repair_needs_the_store_for_itself(path: Path) -> None:
+    with (
+        DiskCacheStore(path) as store,
+        pytest.raises(DirectoryError, match="1 other process has"),
+    ):
+        store.exists("k")
+        repair(path)
+
+
+def test_where_there_is_no_store_nothing_is_made(tmp_path: Path) -> None:
+    for call in (lambda path: list(examine(path)), repair):
+        with pytest.raises(DirectoryError, match="no directory"):
+            call(tmp_path / "nowhere")
+        with pytest.raises(DirectoryError, match="no store"):
+            call(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_store_of_a_group_stays_the_groups(tmp_path: Path) -> None:
+    with DiskCacheStore(tmp_path / "s", shared="group") as store:
+        put(store, "k", LARGE)
+    sql("DROP TRIGGER staged_bytes_stay")(tmp_path / "s")
+    repair(tmp_path / "s")
+    assert stat.S_IMODE((tmp_path / "s" / "cache.db").stat().st_mode) == 0o660
+    assert [each for each in examine(tmp_path / "s") if isinstance(each, Finding)] == []
