@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sqlite3
 import stat
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -555,3 +557,32 @@ def test_cat_gives_each_side_of_an_edit(shell: Inside, repository: DiskCacheStor
     shell("put", "new", given=b"x")
     _one_sentence(shell("cat", "new", "--side", "base"), 3, "made from nothing")
     _one_sentence(shell("cat", "new", "--side", "upstream"), 3, "isn't upstream")
+
+
+def test_doctor_finds_mends_and_says_what_to_do_next(shell: Inside) -> None:
+    shell("put", "k", given=b"mine")
+    sound = shell("doctor")
+    assert (sound.code, "nothing is wrong" in sound.text, "grade A" in sound.text) == (
+        0,
+        True,
+        True,
+    )
+    database = shell.folder / ".mountcache" / "cache.db"
+    with closing(sqlite3.connect(database, isolation_level=None)) as con:
+        con.execute("UPDATE state SET value = 99 WHERE name = 'staged_bytes'")
+    found = shell("doctor")
+    assert found.code == 3
+    assert found.text.splitlines()[:2] == [
+        "warning the counter staged_bytes says 99, and it is 4",
+        "        repair: it is counted anew",
+    ]
+    assert "mountcache doctor --repair" in found.err
+    assert shell("doctor", "--json").documents[0]["kind"] == "counter"
+    mended = shell("doctor", "--repair")
+    assert (mended.code, "done: it is counted anew" in mended.text) == (0, True)
+    assert shell("doctor").code == 0
+    assert shell("cat", "k").out == b"mine"
+    database.write_bytes(b"")
+    _one_sentence(shell("status"), 3, "mountcache doctor --repair")
+    assert shell("doctor", "--repair").code == 0
+    assert shell("status").code == 0

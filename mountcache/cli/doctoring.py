@@ -30,13 +30,14 @@ def doctor(ctx: click.Context, repair: bool, as_json: bool) -> None:
 
     With --repair, counters are counted anew, damaged copies dropped, a damaged database is made
     anew of what can be read of it (itself it is kept in damaged-...), and what has no place goes to
-    lost+found in the local store. Ends with 0 if nothing is wrong, 3 if something is, or was.
+    lost+found in the local store. Ends with 0 if nothing is wrong (any more), 3 if something is.
     """
     from mountcache.local import doctor as room
 
     path, settings = configured()
     found = room.repair(settings.dir) if repair else list(room.examine(settings.dir))
     wrong = [each for each in found if each.severity != "note"]
+    left = [each for each in wrong if not (repair and each.mend)]
     if as_json:
         for each in found:
             show(dataclasses.asdict(each))
@@ -49,16 +50,15 @@ def doctor(ctx: click.Context, repair: bool, as_json: bool) -> None:
             note("next: `mountcache doctor` looks again, `mountcache status` shows what is staged")
         elif any(each.mend for each in wrong):
             note("next: `mountcache doctor --repair`, while nobody else has the store open")
-    ctx.exit(Code.ERROR if wrong else Code.DONE)
+    ctx.exit(Code.ERROR if left else Code.DONE)
 
 
 def _tell(found: Iterable[Finding], *, repaired: bool) -> None:
     for each in found:
-        tell(one_line(f"{click.style(each.severity.ljust(7), fg=_COLORS[each.severity])} "
-                      f"{each.what}"))  # fmt: skip
+        severity = click.style(each.severity.ljust(7), fg=_COLORS[each.severity])
+        tell(f"{severity} {one_line(each.what)}")
         if each.mend:
-            said = "done" if repaired else "repair"
-            tell(one_line(f"        {said}: {each.mend}"))
+            tell(f"        {'done' if repaired else 'repair'}: {one_line(each.mend)}")
 
 
 def _about(settings: Settings) -> str:
