@@ -253,7 +253,7 @@ def _files(path: Path) -> dict[Path, bytes]:
         (_file, "is a file"),
         (_foreign_files, "choose an empty directory"),
         (_foreign_database, "another program"),
-        (_no_database, "start with an empty one"),
+        (_no_database, "mountcache doctor --repair"),
     ],
 )
 def test_directory_that_isnt_ours(
