@@ -15,6 +15,8 @@ from mountcache.errors import DirectoryError
 from mountcache.local.disk import DiskCacheStore
 from mountcache.serve import Origin
 
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+
 ADA, BOB, EVE = 50_001, 50_002, 50_003
 GROUP = 50_100
 
@@ -84,6 +86,7 @@ def run(uid: int, directory: Path, url: str, script: str, shared: str = "") -> s
     return done.stdout
 
 
+@needs_root
 def test_one_stages_another_edits_and_pushes(directory: Path, url: str) -> None:
     run(
         ADA, directory, url,
@@ -111,6 +114,7 @@ def test_one_stages_another_edits_and_pushes(directory: Path, url: str) -> None:
     )  # fmt: skip
 
 
+@needs_root
 def test_all_of_it_is_the_groups_whatever_the_umask(directory: Path, url: str) -> None:
     run(ADA, directory, url, 'with opened() as s: put(s, "large", LARGE)', "group")
     run(BOB, directory, url, 'with opened() as s: put(s, "other", LARGE); s.to_bytes("theirs")')
@@ -121,6 +125,7 @@ def test_all_of_it_is_the_groups_whatever_the_umask(directory: Path, url: str) -
         assert path.stat().st_gid == GROUP, path
 
 
+@needs_root
 def test_what_one_left_who_was_killed_another_removes(directory: Path, url: str) -> None:
     run(
         ADA, directory, url,
@@ -135,6 +140,7 @@ def test_what_one_left_who_was_killed_another_removes(directory: Path, url: str)
     assert not list((directory / "tmp").iterdir())
 
 
+@needs_root
 def test_who_isnt_in_the_group_is_told_so(directory: Path, url: str) -> None:
     run(ADA, directory, url, 'with opened() as s: put(s, "k", b"1")', "group")
     said = run(
@@ -146,6 +152,7 @@ def test_who_isnt_in_the_group_is_told_so(directory: Path, url: str) -> None:
     assert str(directory) in said
 
 
+@needs_root
 def test_store_of_one_user_is_nobody_elses(directory: Path, url: str) -> None:
     run(ADA, directory, url, 'with opened() as s: put(s, "k", LARGE)')
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
