@@ -523,7 +523,7 @@ class MountedStore(AbstractStore):
         mount = self.mount
         row = mount.staging.row(short, mounted=True)
         known = row.edit is not None or row.copy is not None or row.entry is not None
-        if known or mount.catalog.handed(short) is not None:
+        if known or mount.catalog.has_handed(short):
             return row
         try:
             self._overlay.metadata(short, self._options)

@@ -33,7 +33,7 @@ from mountcache.errors import (
 from mountcache.jsonform import content_version, parse, spelling
 from mountcache.local.catalog import HIT, HIT_INDEXED
 from mountcache.local.decide import copy_version, seen_of_copy
-from mountcache.local.records import Copy, Edit, Entry, Row, Seen
+from mountcache.local.records import UNKNOWN_BASE, Copy, Edit, Entry, Row, Seen
 from mountcache.local.store import reread
 from mountcache.local.value import Snapshot
 from mountcache.local.view import matcher
@@ -95,6 +95,8 @@ class Overlay:
         if kind is None:
             self._catalog.use(key)
             self._catalog.hand_out(key, Seen(version, sha, meta, entry))
+        else:
+            self._catalog.hand_out_edit(key, kind, meta, sha, UNKNOWN_BASE)
         return Snapshot(
             key, meta, stream=stream, source="staged" if kind else "cached",
             version=version or content_version(sha, parse(meta)), size=size, sha256=sha,
@@ -134,6 +136,7 @@ class Overlay:
     # -- staged --------------------------------------------------------------------------
 
     def _staged(self, row: Row, edit: Edit, options: Options) -> Value:
+        self._hand_out_edit(edit)
         if edit.kind == "del":
             raise KeyError(row.key)
         self._counts.hits += 1
@@ -153,6 +156,11 @@ class Overlay:
             )  # fmt: skip
         size = row.entry.size if row.entry is not None else None
         return _Borrowed(self, row, edit, options, size)
+
+    def _hand_out_edit(self, edit: Edit) -> None:
+        if self._mount.staging.current() is None:
+            sha256 = edit.sha256 or edit.base.sha256
+            self._catalog.hand_out_edit(edit.key, edit.kind, edit.meta, sha256, edit.base)
 
     def base_value(self, row: Row, options: Options) -> tuple[Value, bool]:
         """Return upstream's value under a metadata edit, and whether it has moved on."""
@@ -477,6 +485,7 @@ class Overlay:
         """Return the metadata of a key; raises as `value` does."""
         row = self._mount.staging.row(key, mounted=True)
         if row.edit is not None:
+            self._hand_out_edit(row.edit)
             if row.edit.kind == "del":
                 raise KeyError(key)
             return parse(row.edit.meta)

@@ -20,7 +20,19 @@ from mountcache.errors import DirectoryError, StoreError, StoreFullError
 from mountcache.local import schema, undo
 from mountcache.local.content import Content
 from mountcache.local.decide import is_outdated, seen_of_copy, seen_of_entry
-from mountcache.local.records import Clean, Copy, Edit, Entry, Limits, Op, Row, Seen, Why
+from mountcache.local.records import (
+    BaseOf,
+    Clean,
+    Copy,
+    Edit,
+    EditKind,
+    Entry,
+    Limits,
+    Op,
+    Row,
+    Seen,
+    Why,
+)
 from mountcache.local.rows import (
     EDIT_ROWS,
     OP_ROWS,
@@ -287,9 +299,27 @@ class Catalog:
                 handed.pop(next(iter(handed)), None)
         handed[key] = seen
 
+    def hand_out_edit(
+        self, key: str, kind: EditKind, meta: str, sha256: str | None, over: BaseOf | None
+    ) -> None:
+        """Note in memory a staged edit that was made or read, as the base of one to come.
+
+        That is when this one has been pushed, by whatever process; an edit over an edit keeps
+        its base. `over`, the base of it, is what counts if it was given up.
+        """
+        seen = Seen(ABSENT if kind == "del" else None, sha256, meta, None, over)
+        before = self._handed.get(key)
+        if before is None or before[:4] != seen[:4]:
+            self.hand_out(key, seen)
+
     def handed(self, key: str) -> Seen | None:
         """Return what was handed out last for a key in this process."""
         return self._handed.get(key)
+
+    def has_handed(self, key: str) -> bool:
+        """Return whether a reader was told in this process what upstream has under a key."""
+        seen = self._handed.get(key)
+        return seen is not None and seen.edit_over is None
 
     def hand_out_entry(self, entry: Entry) -> None:
         """Note that a reader was given what the index says of a key."""

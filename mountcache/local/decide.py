@@ -69,7 +69,8 @@ def base_for(row: Row, handed: Seen | None, *, mounted: bool) -> BaseOf:
 
     1. While a push of the edit is in flight, its result is the base.
     2. An edit over an edit keeps its base; one that was set past the mount has none yet.
-    3. What was handed out last, here or before a replacement that nobody asked for.
+    3. What was handed out last, here or before a replacement that nobody asked for. An edit of
+       one's own counts: it has been pushed since, or given up, perhaps by another process.
     4. The clean copy, then the index entry.
     5. Absent if the catalog is complete; else nobody knows.
     """
@@ -80,7 +81,7 @@ def base_for(row: Row, handed: Seen | None, *, mounted: bool) -> BaseOf:
     if not mounted:
         return NO_BASE
     if handed is not None:
-        return base_of_seen(handed)
+        return _base_of_handed(row, handed)
     for known in (row.copy, row.entry):
         if known is not None and known.seen is not None:
             return base_of_seen(known.seen)
@@ -89,6 +90,28 @@ def base_for(row: Row, handed: Seen | None, *, mounted: bool) -> BaseOf:
     if row.entry is not None:
         return base_of_seen(seen_of_entry(row.entry))
     return ABSENT_BASE if row.complete else UNKNOWN_BASE
+
+
+def _base_of_handed(row: Row, handed: Seen) -> BaseOf:
+    """Return the base of who was handed this, if nothing is staged or in flight any more."""
+    copy, entry, over = row.copy, row.entry, handed.edit_over
+    if over is None:
+        return base_of_seen(handed)
+    if copy is not None and handed.meta == copy.meta and handed.sha256 == copy.sha256:
+        return base_of_seen(seen_of_copy(copy))  # pushed, and upstream's version of it is known
+    there = (copy, entry if entry is not None and entry.present else None)
+    before = (copy and copy.seen, entry and entry.seen)
+    known = [each for each in (*there, *before) if each is not None]
+    created = over.version is None and over.sha256 is None
+    given_up = not known if created else any(_is_of(over, each) for each in known)
+    return over if given_up else base_of_seen(handed)
+
+
+def _is_of(base: BaseOf, known: Copy | Entry | Seen) -> bool:
+    """Return whether a base names what is, or was, known of upstream."""
+    if base.version is not None:
+        return base.version == known.version
+    return base.sha256 is not None and (base.sha256, base.meta) == (known.sha256, known.meta)
 
 
 def base_of_seen(seen: Seen) -> BaseOf:

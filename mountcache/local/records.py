@@ -87,12 +87,14 @@ CONFLICT = "conflict: "
 
 
 class Seen(NamedTuple):
-    """What was handed out for a key before something nobody asked for replaced it."""
+    """What was handed out for a key."""
 
     version: Base
     sha256: str | None = None
     meta: str | None = None
     entry: str | None = None
+    edit_over: BaseOf | None = None
+    """If it was a staged edit: the base of that."""
 
 
 @dataclass(frozen=True, slots=True)

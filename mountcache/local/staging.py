@@ -90,6 +90,8 @@ class _Staged:
     announce: Announce
     before: str | None
     """The metadata that the key had, as JSON text; None if it wasn't there."""
+    base: BaseOf | None = None
+    """The base that it was committed with."""
 
 
 _IN_MEMORY = 16 * 1048576
@@ -457,6 +459,7 @@ class Staging:
             row = self.catalog.row(key, con)
             draft, mounted = staged.draft, staged.announce.mounted
             base = draft.base or base_for(row, self.catalog.handed(key), mounted=mounted)
+            staged.base = base
             if draft.kind == "del" and not mounted and row.op is not None:
                 raise _in_flight(staged.announce.key)
             grown += (draft.size or 0) - ((row.edit.size or 0) if row.edit is not None else 0)
@@ -528,9 +531,12 @@ class Staging:
             self.catalog.content.release(con, [row.edit.content])
 
     def _announce(self, transaction: _Transaction) -> None:
-        """Make known what was committed."""
+        """Make known what was committed; its author has seen it."""
         for staged in transaction.staged.values():
-            announce = staged.announce
+            announce, draft, base = staged.announce, staged.draft, staged.base
+            if announce.mounted and base is not None:
+                sha256 = draft.sha256 or (base.sha256 if draft.kind == "meta" else None)
+                self.catalog.hand_out_edit(draft.key, draft.kind, draft.meta, sha256, base)
             event = _event(staged, announce)
             if event is not None:
                 announce.store.event_manager.emit(event)

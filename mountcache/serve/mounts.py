@@ -307,7 +307,7 @@ class ServedMount:
             return True
         catalog, short = view.mount.catalog, key[len(point) :]
         row = catalog.row(short)
-        if row.edit or row.copy or row.entry or catalog.handed(short):
+        if row.edit or row.copy or row.entry or catalog.has_handed(short):
             return True
         try:
             view.exists(key)
