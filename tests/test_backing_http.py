@@ -248,6 +248,30 @@ def test_connection_closed_between_requests_is_made_anew(scripted: ScriptedServe
 
 
 @pytest.mark.parametrize("ending", [CLOSE, RESET], ids=["close", "reset"])
+def test_kept_connection_that_closes_instead_of_answering_is_no_failure(
+    scripted: ScriptedServer, ending: Any
+) -> None:
+    scripted.on("GET", "/a", A).on("GET", "/b", [ending], B)
+    with static(scripted.url, retries=0) as store:
+        assert store.to_bytes("a") == b"A"
+        assert store.to_bytes("b") == b"B"
+
+
+@pytest.mark.parametrize("ending", [CLOSE, RESET], ids=["close", "reset"])
+def test_new_connection_that_closes_instead_of_answering_is_one(
+    scripted: ScriptedServer, ending: Any
+) -> None:
+    scripted.on("GET", "/a", [ending], A).on("GET", "/b", [ending], [ending], B)
+    with static(scripted.url, retries=0) as store:
+        with pytest.raises(StoreUnavailableError):
+            store.to_bytes("a")
+        assert store.to_bytes("a") == b"A"
+        with pytest.raises(StoreUnavailableError):
+            store.to_bytes("b")
+    assert len(scripted.asked("GET", "/b")) == 2
+
+
+@pytest.mark.parametrize("ending", [CLOSE, RESET], ids=["close", "reset"])
 def test_read_is_repeated_when_its_connection_breaks(scripted: ScriptedServer, ending: Any) -> None:
     scripted.on("GET", "/a", [ending], [ending], A)
     with static(scripted.url) as store:

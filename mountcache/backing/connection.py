@@ -26,7 +26,10 @@ from urllib3.response import HTTPResponse as Response
 from mountcache.deadline import end_of_call, within
 from mountcache.errors import IntegrityError, StoreError, StoreUnavailableError
 
-__all__ = ["DECODABLE", "Adapter", "Body", "DecodedBody", "HTTPBody", "Waits", "waits"]
+__all__ = [
+    "DECODABLE", "Adapter", "Body", "ConnectionDroppedError", "DecodedBody", "HTTPBody", "Waits",
+    "waits",
+]  # fmt: skip
 
 _INTERIM: Final = 20
 """How many interim answers are read past."""
@@ -203,12 +206,36 @@ class _FinalResponse(HTTPResponse):
         raise BadStatusLine("an interim answer with too many lines")
 
 
+class ConnectionDroppedError(ConnectionError):
+    """A connection that had answered before was closed instead of answering again.
+
+    The server may have done so before the request reached it, as it may at any time.
+    """
+
+
 class _Connection(HTTPConnection):
+    """A connection that tells whether it was one kept from an earlier request that broke."""
+
     response_class = _FinalResponse
+    _has_answered = False
+
+    def connect(self) -> None:
+        self._has_answered = False
+        super().connect()
+
+    def getresponse(self) -> Response:  # type: ignore[override] # as in the base class
+        try:
+            answer = super().getresponse()
+        except ConnectionError as error:
+            if self._has_answered:
+                raise ConnectionDroppedError(str(error)) from error
+            raise
+        self._has_answered = True
+        return answer
 
 
-class _SecureConnection(HTTPSConnection):
-    response_class = _FinalResponse
+class _SecureConnection(_Connection, HTTPSConnection):
+    pass
 
 
 class _Pool(HTTPConnectionPool):

@@ -29,12 +29,21 @@ from urllib3.exceptions import (
     MaxRetryError,
     NameResolutionError,
     NewConnectionError,
+    ProtocolError,
     ReadTimeoutError,
     SSLError,
 )
 
 from mountcache.abc import Readable
-from mountcache.backing.connection import DECODABLE, Body, DecodedBody, HTTPBody, Waits, waits
+from mountcache.backing.connection import (
+    DECODABLE,
+    Body,
+    ConnectionDroppedError,
+    DecodedBody,
+    HTTPBody,
+    Waits,
+    waits,
+)
 from mountcache.backing.credentials import login_of, may_change
 from mountcache.backing.freshness import parse_date
 from mountcache.backing.session import OwnSession, environment_proxies, plain_session
@@ -503,6 +512,9 @@ class Transport:
                     ConfigurationError(f"{where} is no URL that can be asked: {cause}"),
                     sent=False, tries=0,
                 )  # fmt: skip
+            case ProtocolError(args=(_, ConnectionDroppedError())):
+                # A server may close what it kept open at any time: no fault to count.
+                text, sent, tries = f"{where} closed the connection", True, self._retries + 1
             case _:
                 text, sent, tries = f"the connection to {where} broke", True, self._retries
         return _Failed(StoreUnavailableError(f"{what}: {text}; try again"), sent=sent, tries=tries)
