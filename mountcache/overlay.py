@@ -88,7 +88,7 @@ class Overlay:
             ):
                 return None
         try:
-            stream = self._catalog.content.open((mode, filename, bytes_here))
+            stream = self._catalog.content.open((mode, filename, bytes_here, size))
         except FileNotFoundError:
             return None  # the slow path says what is missing
         self._counts.hits += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -10,14 +11,19 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import closing
 from pathlib import Path
+from threading import Event
 
 import pytest
 
-from mountcache.errors import DirectoryError, StoreError
+from mountcache.errors import DirectoryError, StoreBusyError, StoreError
+from mountcache.local import directory, diskcontent, doctor, salvage
 from mountcache.local.disk import DiskCacheStore
 from mountcache.local.doctor import Finding, examine, repair
+from mountcache.local.liveness import FileLock
 from mountcache.mounted import MountedStore
 from tests.upstreams import Origin, put
 
@@ -117,10 +123,18 @@ def alter(key: str, how: Callable[[Path], object]) -> Callable[[Path], None]:
     return lambda path: (how(file_of(path, key)), None)[1]
 
 
+def flipped(data: bytes) -> bytes:
+    return data[:1000] + bytes([data[1000] ^ 1]) + data[1001:]
+
+
 def flip(file: Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[1000] ^= 1
-    file.write_bytes(data)
+    file.write_bytes(flipped(file.read_bytes()))
+
+
+MISSING = (
+    "the bytes of 'staged/large' are missing from the store's directory, or aren't as many as they "
+    "were, though it is staged; restore the directory from a backup, or set the key again"
+)
 
 
 DAMAGE = {
@@ -196,8 +210,18 @@ def test_staged_value_that_is_damaged_is_named_and_kept(
     assert "revert" in found.what
     assert [each.kind for each in repair(path)] == ["staged bytes"]
     left = staged(path)
-    assert isinstance(left.pop("staged/large"), str) or how is not Path.unlink
+    damaged = left.pop("staged/large")
+    # Bytes that were exchanged one for one are found before a push, not at each read.
+    assert damaged == (flipped(LARGE) if how is flip else MISSING)
     assert left == {"theirs": b"x", "staged/small": SMALL, "staged/other": LARGE[::-1]}
+
+
+def test_copy_that_was_cut_off_is_fetched_again_in_silence(path: Path) -> None:
+    alter("copy/large", lambda file: os.truncate(file, 5))(path)
+    with DiskCacheStore(path) as local:
+        store = MountedStore("", local, origin())
+        assert store.to_bytes("copy/large") == LARGE[:50_000] * 2
+        assert store.with_options(offline="always").to_bytes("copy/large") == LARGE[:50_000] * 2
 
 
 def test_database_that_is_gone_leaves_the_bytes_for_people(path: Path) -> None:
@@ -274,6 +298,122 @@ def test_repair_that_was_killed_is_ended_by_the_next(path: Path) -> None:
         assert list(trial.glob("damaged-*/cache.db"))
         assert not list(trial.glob("mend*"))
     assert killed >= 5
+
+
+def test_who_opens_the_store_in_a_repair_waits_and_sees_the_new_database(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what it commits would go with the old one."""
+    sql("DROP TRIGGER staged_bytes_stay")(path)
+    opening: list[Future[None]] = []
+
+    def rebuild(where: Path) -> list[salvage.Salvaged]:
+        opening.append(pool.submit(local.connect))
+        with pytest.raises(FutureTimeoutError):
+            opening[0].result(0.5)
+        return salvage.rebuild(where)
+
+    monkeypatch.setattr(doctor, "rebuild", rebuild)
+    local = DiskCacheStore(path)
+    with ThreadPoolExecutor(1) as pool:
+        repair(path)
+        opening[0].result(10)
+    with local:
+        put(MountedStore("", local, origin()), "staged/later", b"later")
+    assert staged(path) == {**STAGED, "theirs": b"x", "staged/later": b"later"}
+
+
+def test_who_has_begun_to_open_the_store_keeps_a_repair_from_beginning(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = Event(), Event()
+
+    class Slow(FileLock):
+        def is_held(self) -> bool:
+            begun.set()
+            assert go_on.wait(10)
+            return super().is_held()
+
+    monkeypatch.setattr(diskcontent, "FileLock", Slow)
+    local = DiskCacheStore(path)
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(local.exists, "staged/small")
+        assert begun.wait(10)
+        with pytest.raises(DirectoryError, match="1 other process has"):
+            repair(path)
+        go_on.set()
+        assert opening.result(10)
+    local.disconnect()
+
+
+def test_database_that_is_only_locked_or_unreadable_is_not_made_anew(path: Path) -> None:
+    with closing(sqlite3.connect(path / "cache.db", isolation_level=None)) as con:
+        con.execute("PRAGMA locking_mode = EXCLUSIVE")
+        con.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreBusyError, match="locked"):
+            repair(path)
+        con.execute("ROLLBACK")
+    assert not list(path.glob("damaged-*"))
+    assert repair(path) == []
+
+
+def test_row_of_bytes_whose_file_is_gone_and_that_nothing_names_is_let_go(path: Path) -> None:
+    name = f"00/{'0' * 32}-100.val"
+    sql(
+        "INSERT INTO Cache (key, raw, mode, filename, size)"
+        f" VALUES ('{'0' * 32}-100', 1, 2, '{name}', 4)"
+    )(path)
+    assert [each.kind for each in repair(path)] == ["nameless bytes"]
+    assert list(examine(path)) == []
+
+
+def test_staged_row_that_has_no_place_is_kept_with_its_bytes_in_one_folder(path: Path) -> None:
+    sql(
+        "PRAGMA ignore_check_constraints = ON",
+        "UPDATE edit SET kind = 'odd' WHERE key = 'staged/large'",
+        "DROP TRIGGER staged_bytes_stay",
+    )(path)
+    repair(path)
+    assert staged(path) == {
+        "theirs": b"x", "staged/small": SMALL, "staged/other": LARGE[::-1]
+    }  # fmt: skip
+    (told,) = (path / "lost+found").glob("*/0*/metadata.json")
+    assert json.loads(told.read_text())["key"] == "staged/large"
+    assert (told.parent / "large").read_bytes() == LARGE
+    assert not list((path / "lost+found").glob("*/nameless"))
+
+
+@pytest.mark.parametrize("name", ["cache.db", "3f", "live", "push.lock"])
+def test_link_in_the_place_of_something_of_ours_is_found_and_not_followed(
+    path: Path, tmp_path: Path, name: str
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    if (path / name).exists():
+        (path / name).rename(elsewhere)
+    (path / name).symlink_to(elsewhere)
+    before = state_of(path)
+    (found,) = examine(path)
+    assert (found.kind, found.severity) == ("stranger", "error")
+    assert name in found.what and "symbolic link" in found.what
+    assert repair(path) == [found]
+    assert state_of(path) == before
+
+
+def test_directory_on_another_machine_is_told_of(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "file_system_of", lambda path: "nfs4")
+    (found,) = examine(path)
+    assert (found.kind, found.severity) == ("place", "error")
+    assert "nfs4" in found.what
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_file_of_another_user_is_told_of(path: Path) -> None:
+    os.chown(path / "cache.db", 12345, -1)
+    (found,) = examine(path)
+    assert (found.kind, found.file) == ("owner", "cache.db")
+    assert "12345" in found.what
 
 
 def test_repair_needs_the_store_for_itself(path: Path) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "check_settings",
     "checked_filename",
     "filename_of",
+    "likely_filename",
     "write_settings",
 ]
 
@@ -178,6 +179,14 @@ class StoreDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
 def filename_of(content_id: str) -> str:
     """Return the file's name of a byte string, relative to the directory."""
     return f"{int(content_id.rpartition('-')[2], 16) & 0xFF:02x}/{content_id}.val"
+
+
+def likely_filename(content_id: object) -> str:
+    """Return the file's name that an id from a damaged row leads to; "" if it is no id of ours."""
+    try:
+        return checked_filename(filename_of(str(content_id)), "")
+    except (ValueError, DirectoryError):
+        return ""
 
 
 def checked_filename(filename: str, directory: str | os.PathLike[str]) -> str:

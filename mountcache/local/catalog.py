@@ -275,7 +275,8 @@ class Catalog:
         found = (
             self.content.connection()
             .execute(
-                "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1", (content,)
+                "SELECT mode, filename, value, size FROM Cache WHERE key = ? AND raw = 1",
+                (content,),
             )
             .fetchone()
         )

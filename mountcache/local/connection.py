@@ -21,7 +21,7 @@ from mountcache.errors import (
     StoreFullError,
 )
 
-__all__ = ["GuardedConnection", "damaged", "store_error"]
+__all__ = ["GuardedConnection", "damaged", "is_damage", "store_error"]
 
 _execute = sqlite3.Connection.execute
 
@@ -103,6 +103,20 @@ _OTHER_TABLES: Final = re.compile(
 )
 
 
+def is_damage(error: sqlite3.Error) -> bool:
+    """Return whether an error of SQLite says that the database isn't whole."""
+    # The low byte is the primary code; the others only say how it came about.
+    code = getattr(error, "sqlite_errorcode", None)
+    match None if code is None else code & 0xFF:
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return True
+        # Our statements are always the same, so it is the tables that aren't as they were made.
+        case sqlite3.SQLITE_ERROR | None:
+            return _OTHER_TABLES.match(str(error)) is not None
+        case _:
+            return False
+
+
 def damaged(error: Exception, where: str) -> DirectoryError:
     """Return what is told of a database that isn't whole."""
     return DirectoryError(
@@ -119,7 +133,8 @@ def store_error(error: sqlite3.Error, where: str) -> StoreError | None:
     where
         The store's directory, for the sentence.
     """
-    # The low byte is the primary code; the others only say how it came about.
+    if is_damage(error):
+        return damaged(error, where)
     code = getattr(error, "sqlite_errorcode", None)
     match None if code is None else code & 0xFF:
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
@@ -130,11 +145,6 @@ def store_error(error: sqlite3.Error, where: str) -> StoreError | None:
             return StoreFullError(f"the disk of {where} is full: nothing was changed; make room")
         case sqlite3.SQLITE_READONLY:
             return ReadOnlyStoreError(f"the database in {where} can't be written: {error}")
-        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-            return damaged(error, where)
-        # Our statements are always the same, so it is the tables that aren't as they were made.
-        case sqlite3.SQLITE_ERROR | None if _OTHER_TABLES.match(str(error)):
-            return damaged(error, where)
         case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
             return DirectoryError(f"the database in {where} can't be read or written: {error}")
         case sqlite3.SQLITE_TOOBIG:

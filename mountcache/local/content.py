@@ -51,8 +51,8 @@ RAW: Final = 1
 BINARY: Final = 2
 """diskcache's mode of bytes that lie in a file."""
 
-Stored = tuple[int, str | None, bytes | None]
-"""The columns (mode, filename, value) of a row of ``Cache``."""
+Stored = tuple[int, str | None, bytes | None, int]
+"""The columns (mode, filename, value, size) of a row of ``Cache``."""
 
 WAIT: Final = 5.0
 """Seconds for which a writer waits for another one."""
@@ -346,7 +346,13 @@ class Content(Protocol):
         """
 
     def open(self, stored: Stored) -> io.BufferedIOBase:
-        """Return a seekable snapshot of a byte string; FileNotFoundError if it has gone."""
+        """Return a seekable snapshot of a byte string.
+
+        Raises
+        ------
+        FileNotFoundError
+            If it has gone, or isn't as long as it was.
+        """
 
     def path(self, filename: str) -> Path:
         """Return where the file of a byte string is."""
@@ -542,11 +548,15 @@ class DatabaseContent(ABC):
         """Return where a file is."""
 
     def open(self, stored: Stored) -> io.BufferedIOBase:
-        mode, filename, value = stored
+        mode, filename, value, size = stored
         if mode == RAW and type(value) is bytes:
             return io.BytesIO(value)
         if mode == BINARY and filename is not None:
-            return open(self.path(filename), "rb", opener=value_opener)
+            stream = open(self.path(filename), "rb", opener=value_opener)  # noqa: SIM115 - returned
+            if (found := os.fstat(stream.fileno()).st_size) == size:
+                return stream
+            stream.close()
+            raise FileNotFoundError(f"{filename} has {found} bytes, and not the {size} it had")
         raise DirectoryError(
             f"{self.where} holds bytes of a kind that mountcache doesn't write (mode {mode}), so "
             "another program wrote into it; they aren't read"

@@ -25,6 +25,8 @@ __all__ = [
     "FileSystem",
     "Found",
     "Mode",
+    "check_file_system",
+    "check_names",
     "claim",
     "database_uri",
     "file_system_of",
@@ -106,12 +108,7 @@ def claim(path: Path, file_system: FileSystem = file_system_of) -> bool:
         nearest = _nearest(path)
         if not nearest.is_dir():
             raise DirectoryError(f"{nearest} is a file, and a store needs a directory of its own")
-        kind = file_system(nearest)
-        if _SHARED.fullmatch(kind):
-            raise DirectoryError(
-                f"{path} is on a file system of the type {kind}, which lies on another machine; "
-                "the database of a store needs a local disk: choose a directory on one"
-            )
+        check_file_system(path, file_system(nearest))
         if not path.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.mkdir(mode=OWNER, exist_ok=True)
@@ -125,6 +122,26 @@ def claim(path: Path, file_system: FileSystem = file_system_of) -> bool:
     return os.access(path, os.W_OK | os.X_OK) and (
         not (path / DATABASE).exists() or os.access(path / DATABASE, os.W_OK)
     )
+
+
+def check_file_system(path: Path, kind: str) -> None:
+    """Refuse a file system, by its type, that can't hold a database.
+
+    Raises
+    ------
+    DirectoryError
+        If it lies on another machine.
+    """
+    if _SHARED.fullmatch(kind):
+        raise DirectoryError(
+            f"{path} is on a file system of the type {kind}, which lies on another machine; "
+            "the database of a store needs a local disk: choose a directory on one"
+        )
+
+
+def check_names(path: Path) -> set[str]:
+    """Return the names in a directory; DirectoryError if one that a store uses leads elsewhere."""
+    return check_entries(path, (*_ROOMS, "live"))
 
 
 def _reason(error: Exception) -> str:
@@ -203,7 +220,7 @@ def look(path: Path, mode: Mode) -> Found:
         If it isn't ours, or is damaged, or of a newer format.
     """
     with translated(path):
-        entries = check_entries(path, (*_ROOMS, "live")) - _IGNORED
+        entries = check_names(path) - _IGNORED
     if DATABASE not in entries:
         if not entries:
             return Found(exists=False)

@@ -129,20 +129,36 @@ class DiskContent(DatabaseContent):
         found = places.look(path, self._mode)
         if found.exists:
             self._check_shared(whole=found.whole)
-        if not (found.exists and found.whole and found.settled) or found.moved:
+        lock = FileLock(path / "open.lock")
+        settled = found.exists and found.whole and found.settled and not found.moved
+        if not (settled and self._joins(lock)):
             if not found.whole:
                 # First of all: what is made in it takes its rights from it.
                 rights.set_rights(path, rights.GROUP if self._shared else rights.OWNER)
-            lock = FileLock(path / "open.lock")
             if not lock.acquire(WAIT):
-                raise DirectoryError(f"{path} is being made by {lock.holder()}; try again")
+                raise DirectoryError(
+                    f"{path} is being made or repaired by {lock.holder()}; try again"
+                )
             try:
                 found = self._mend(places.look(path, self._mode))
+                self._begin_life()
             finally:
                 lock.release()
         self.incarnation = found.incarnation
-        self._begin_life()
         self._collect(anyway=False)
+
+    def _joins(self, lock: FileLock) -> bool:
+        """Join those who have the directory open, unless it is being made or repaired.
+
+        A repair takes the lock and then looks for who is alive, and who opens does both the other
+        way round: so they can't miss each other.
+        """
+        self._begin_life()
+        assert self._liveness is not None
+        if lock.is_held():
+            self._liveness.end()
+            return False
+        return True
 
     def _check_shared(self, *, whole: bool) -> None:
         """Let a directory stay whose it is."""

@@ -14,7 +14,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -22,8 +22,15 @@ from typing import Final, Literal
 from mountcache.errors import DirectoryError
 from mountcache.local import directory as places
 from mountcache.local import schema
-from mountcache.local.cache import DATABASE, check_settings, checked_filename, filename_of
-from mountcache.local.content import BINARY, RAW
+from mountcache.local.cache import (
+    DATABASE,
+    check_settings,
+    checked_filename,
+    filename_of,
+    likely_filename,
+)
+from mountcache.local.connection import is_damage, store_error
+from mountcache.local.content import BINARY, RAW, WAIT
 from mountcache.local.diskcontent import DiskContent
 from mountcache.local.liveness import FileLock, living
 from mountcache.local.planted import check_schema, check_state, missing, value_opener
@@ -35,8 +42,9 @@ __all__ = ["Finding", "examine", "repair"]
 Severity = Literal["error", "warning", "note"]
 
 Kind = Literal[
-    "rights", "room", "database", "rebuilt", "counter", "clock", "push",
-    "staged bytes", "undo bytes", "copied bytes", "row of bytes", "nameless bytes", "file",
+    "rights", "owner", "place", "stranger", "room", "database", "rebuilt", "counter", "clock",
+    "push", "staged bytes", "undo bytes", "copied bytes", "row of bytes", "nameless bytes",
+    "file",
 ]  # fmt: skip
 
 _PIECE: Final = 1048576
@@ -81,7 +89,13 @@ def examine(directory: str | os.PathLike[str]) -> Iterator[Finding]:
     """
     path = _place_of(directory)
     yield from _of_directory(path)
+    stranger = _stranger(path)
+    if stranger is not None:
+        yield stranger
+        return  # what it leads to is nobody's business here
     unsound = _unsound(path)
+    if unsound is not None and living(path / "live"):
+        unsound = _unsound(path)  # perhaps who came while it was looked at wrote meanwhile
     if unsound is not None:
         yield unsound
         return
@@ -107,19 +121,24 @@ def repair(directory: str | os.PathLike[str]) -> list[Finding]:
         If there is no store, or another process has it open.
     """
     path = _place_of(directory)
-    if (others := living(path / "live")) > 0:
-        raise DirectoryError(
-            f"{others} other process{'' if others == 1 else 'es'} ha{'s' if others == 1 else 've'} "
-            f"the store in {path} open; end them, and repair it then"
-        )
     done = list(_of_directory(path))
+    stranger = _stranger(path)
+    if stranger is not None:
+        return [*done, stranger]
     for each in done:
         if each.file is not None and each.mend:
             _set_mode(path / each.file)
     lock = FileLock(path / "open.lock")
-    if not lock.acquire(0.0):
+    if not lock.acquire(WAIT):
         raise DirectoryError(f"the store in {path} is being opened by {lock.holder()}; try again")
     try:
+        # Whoever comes after this waits for the lock.
+        if (others := living(path / "live")) > 0:
+            raise DirectoryError(
+                f"{others} other process{'' if others == 1 else 'es'} "
+                f"ha{'s' if others == 1 else 've'} the store in {path} open; end them, and "
+                "repair it then"
+            )
         unsound = _unsound(path)
         if unsound is not None:
             done.append(unsound)
@@ -148,8 +167,22 @@ def _place_of(directory: str | os.PathLike[str]) -> Path:
 # -- the directory -----------------------------------------------------------------------------
 
 
+def _stranger(path: Path) -> Finding | None:
+    """Return what somebody else put in the place of something of the store's."""
+    try:
+        places.check_names(path)
+    except DirectoryError as error:
+        return Finding("stranger", "error", str(error))
+    return None
+
+
 def _of_directory(path: Path) -> Iterator[Finding]:
     folders, files = (GROUP, 0o660) if is_shared(path) else (OWNER, 0o600)
+    owner = path.stat().st_uid
+    try:
+        places.check_file_system(path, places.file_system_of(path))
+    except DirectoryError as error:
+        yield Finding("place", "error", str(error))
     for place in (path, *sorted(path.glob("*")), *sorted(path.glob("*/*"))):
         try:
             found = place.lstat()
@@ -159,6 +192,12 @@ def _of_directory(path: Path) -> Iterator[Finding]:
         if _is_ours_to_judge(name):
             mode = stat.S_IMODE(found.st_mode)
             allowed = folders if stat.S_ISDIR(found.st_mode) else files
+            if found.st_uid != owner and folders == OWNER:
+                yield Finding(
+                    "owner", "error",
+                    f"{name!r} belongs to the user {found.st_uid}, and the directory to {owner}: "
+                    "a program that ran as another user made it; chown it", file=name,
+                )  # fmt: skip
             if not stat.S_ISLNK(found.st_mode) and mode & ~allowed:
                 yield Finding(
                     "rights",
@@ -212,7 +251,9 @@ def _unsound(path: Path) -> Finding | None:
                 wrong = f"it has lost {', '.join(lacking)}"
             else:
                 wrong = _tampered(con, path)
-    except sqlite3.DatabaseError as error:
+    except sqlite3.Error as error:
+        if not is_damage(error):
+            raise store_error(error, str(path)) or error from error
         wrong = f"it is damaged: {error}"
     return Finding("database", "error", f"the database: {wrong}", mend) if wrong else None
 
@@ -289,7 +330,7 @@ def _of_bytes(con: sqlite3.Connection, path: Path) -> Iterator[_Bad]:
 
 
 def _bad(table: str, key: str, content: str, wrong: str) -> Finding:
-    file = filename_of(content)
+    file = likely_filename(content)
     if wrong == _ROW_LOST:
         return Finding("row of bytes", "error", f"the data of {key!r} {wrong}", "it gets one again",
                        key, file)  # fmt: skip
@@ -323,8 +364,11 @@ def _wrong(con: sqlite3.Connection, path: Path, content: str, sha: str, size: in
         "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1", (content,)
     ).fetchone()
     if row is None:
-        file = path / filename_of(content)
-        return _ROW_LOST if file.exists() and _digest(file) == (sha, size) else "is gone"
+        try:
+            whole = _digest(path / likely_filename(content)) == (sha, size)
+        except (DirectoryError, OSError):
+            whole = False
+        return _ROW_LOST if whole else "is gone"
     mode, filename, value = row
     if mode == RAW:
         found = (hashlib.sha256(value).hexdigest(), len(value))
@@ -398,7 +442,8 @@ def _mend_rows(content: DiskContent) -> list[Finding]:
                 mode, filename, value = writing.execute(
                     "SELECT mode, filename, value FROM Cache WHERE key = ?", (finding.key,)
                 ).fetchone()
-                lost.keep(finding.key, value if mode == RAW else content.path(filename))
+                with suppress(FileNotFoundError):  # there is nothing left to keep
+                    lost.keep(finding.key, value if mode == RAW else content.path(filename))
                 content.release(writing, [finding.key])
         for table, name in _COUNTED.items():
             writing.execute(

@@ -28,9 +28,9 @@ __all__ = ["FileLock", "Liveness", "ReadOnlyLock", "collect", "living"]
 _TOKEN: Final = re.compile(r"([0-9a-f]{32})-")
 
 
-def _lock(descriptor: int) -> bool:
+def _lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -102,6 +102,17 @@ class FileLock:
             if _lock(descriptor):
                 return ""
             return os.pread(descriptor, 300, 0).decode(errors="replace") or "a process"
+        finally:
+            os.close(descriptor)
+
+    def is_held(self) -> bool:
+        """Return whether somebody holds it, without ever holding off another who asks this."""
+        try:
+            descriptor = open_own(self._path, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            return not _lock(descriptor, fcntl.LOCK_SH)
         finally:
             os.close(descriptor)
 

@@ -20,7 +20,7 @@ __all__ = ["MemoryContent", "MemoryStore"]
 
 _CACHE = """
 CREATE TABLE Cache (rowid INTEGER PRIMARY KEY, key BLOB, raw INTEGER, mode INTEGER, filename TEXT,
-                    value BLOB, UNIQUE (key, raw))
+                    value BLOB, size INTEGER, UNIQUE (key, raw))
 """
 
 
@@ -94,8 +94,8 @@ class MemoryContent(DatabaseContent):
         size: int,
     ) -> None:
         con.execute(
-            "INSERT INTO Cache (key, raw, mode, value) VALUES (?, 1, ?, ?)",
-            (content_id, RAW, value),
+            "INSERT INTO Cache (key, raw, mode, value, size) VALUES (?, 1, ?, ?, ?)",
+            (content_id, RAW, value, size),
         )
 
     def path(self, filename: str) -> Path:

@@ -16,7 +16,7 @@ import shutil
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +25,9 @@ from urllib.parse import quote
 
 from mountcache.local import directory as places
 from mountcache.local import schema
-from mountcache.local.cache import DATABASE, filename_of
+from mountcache.local.cache import DATABASE, filename_of, likely_filename
 from mountcache.local.catalog import Catalog
+from mountcache.local.content import RAW
 from mountcache.local.diskcontent import DiskContent
 from mountcache.local.planted import value_opener
 from mountcache.local.rights import create, is_shared, make_folder
@@ -70,6 +71,8 @@ class Lost:
         self._store = path
         self._folder: Path | None = None
         self._count = 0
+        self.kept: set[str] = set()
+        """The ids of the bytes that are kept with a row."""
 
     @property
     def folder(self) -> Path:
@@ -96,6 +99,7 @@ class Lost:
         self._count += 1
         make_folder(room)
         if data is not None:
+            self.kept.add(str(row["content"]))
             name = quote(key.rpartition("/")[2], safe=" ")[:200]
             self._place(
                 room / (name if name not in ("", ".", "..", "metadata.json") else "data"), data
@@ -194,7 +198,7 @@ def _make_anew(path: Path, damaged: Path | None) -> list[Salvaged]:
                 work = path / _MENDING / "tmp" / "damaged"
                 shutil.copytree(damaged, work)
                 try:
-                    _pour(work / DATABASE, con, lost, told)
+                    _pour(path, work / DATABASE, con, lost, told)
                 finally:
                     shutil.rmtree(work)
             _adopt_files(path, con, lost)
@@ -215,9 +219,13 @@ again, nor the place of the directory."""
 
 
 def _pour(
-    database: Path, con: sqlite3.Connection, lost: Lost, told: Counter[tuple[str, bool]]
+    path: Path,
+    database: Path,
+    con: sqlite3.Connection,
+    lost: Lost,
+    told: Counter[tuple[str, bool]],
 ) -> None:
-    """Insert each row that can be read of a damaged database into a new one."""
+    """Insert each row that can be read of a damaged database of `path` into a new one."""
     uri = f"file:{quote(os.fsencode(database))}?mode=rw"
     with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as old:
         with suppress(sqlite3.DatabaseError):
@@ -229,7 +237,7 @@ def _pour(
             if table == "state":
                 _pour_state(old, con)
                 continue
-            bytes_of = _bytes_in(con)
+            bytes_of = _bytes_in(con, path)
             for row in _rows(old, table, names):
                 record = dict(zip(names, row, strict=True))
                 try:
@@ -250,12 +258,18 @@ def _insert(con: sqlite3.Connection, table: str, record: dict[str, Any]) -> None
     )
 
 
-def _bytes_in(con: sqlite3.Connection) -> Any:
-    def find(content: object) -> bytes | None:
+def _bytes_in(con: sqlite3.Connection, path: Path) -> Callable[[object], bytes | Path | None]:
+    """Return what finds bytes by their id, in a new database or in the folders of the old one."""
+
+    def find(content: object) -> bytes | Path | None:
         found = con.execute(
-            "SELECT value FROM Cache WHERE key = ? AND raw = 1 AND mode = 1", (content,)
+            "SELECT value FROM Cache WHERE key = ? AND raw = 1 AND mode = ?", (content, RAW)
         ).fetchone()
-        return found[0] if found is not None and type(found[0]) is bytes else None
+        if found is not None and type(found[0]) is bytes:
+            return found[0]
+        name = likely_filename(content)
+        file = path / name
+        return file if name and file.is_file() and not file.is_symlink() else None
 
     return find
 
@@ -291,10 +305,13 @@ def _adopt_files(path: Path, con: sqlite3.Connection, lost: Lost) -> None:
         for table in ("edit", "op", "undo", "copy")
         for (content,) in con.execute(f"SELECT content FROM {table} WHERE content IS NOT NULL")
     }
+    con.executemany("DELETE FROM Cache WHERE key = ?", [(each,) for each in lost.kept - named])
     here = {content for (content,) in con.execute("SELECT key FROM Cache")}
     for file in sorted(path.glob("[0-9a-f][0-9a-f]/*.val")):
         content = file.name.removesuffix(".val")
-        if content in here or file.is_symlink() or file.parent.name != filename_of(content)[:2]:
+        if content in here or content in lost.kept or file.is_symlink():
+            continue
+        if likely_filename(content) != f"{file.parent.name}/{file.name}":
             continue
         if content in named:
             con.execute(
