@@ -437,7 +437,7 @@ def test_database_restored_in_its_place_is_another_incarnation(store: Path) -> N
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
-_AS_NOBODY = """
+AS_NOBODY = """
 import os, sys, io
 from mountcache.errors import *
 from mountcache.local.disk import DiskCacheStore
@@ -463,7 +463,7 @@ def open_to_all(path: Path) -> None:
 def test_directory_that_cant_be_written_is_read(store: Path) -> None:
     open_to_all(store)
     script(
-        _AS_NOBODY,
+        AS_NOBODY,
         store,
         after="""
         with DiskCacheStore(path) as store:
@@ -495,7 +495,7 @@ def test_directory_that_cant_be_written_is_read(store: Path) -> None:
 @needs_root
 def test_reader_sees_what_a_writer_commits_meanwhile(store: Path) -> None:
     open_to_all(store)
-    reading = _AS_NOBODY + (
+    reading = AS_NOBODY + (
         "store = DiskCacheStore(path)\n"
         "for line in sys.stdin:\n"
         "    print(store.get_metadata('key'), flush=True)\n"
@@ -526,7 +526,7 @@ def test_log_that_cant_be_read_in_is_told_rather_than_left_out(store: Path, tmp_
     (copy / "cache.db-shm").unlink()
     open_to_all(copy)
     script(
-        _AS_NOBODY,
+        AS_NOBODY,
         copy,
         after="""
         try:
@@ -547,7 +547,7 @@ def test_directory_that_cant_be_written_or_seen_is_refused(tmp_path: Path) -> No
     (tmp_path / "secret").mkdir(mode=0o700)
     open_to_all(tmp_path / "empty")
     script(
-        _AS_NOBODY,
+        AS_NOBODY,
         tmp_path,
         after="""
         for name, words in {
