@@ -14,7 +14,7 @@ from mountcache.cli.metadata import info, meta, query
 from mountcache.cli.moving import rebind
 from mountcache.cli.paths import path
 from mountcache.cli.reading import cat, get, ls, prefetch
-from mountcache.cli.saving import backup, restore
+from mountcache.cli.saving import backup, migrate, restore
 from mountcache.cli.session import color, config_option
 from mountcache.cli.setup import init
 from mountcache.cli.shipping import push, status
@@ -52,6 +52,6 @@ def app(ctx: click.Context) -> None:
 
 for _command in (
     init, ls, query, info, meta, get, cat, path, put, rm, mv, status, diff, push, revert, undo,
-    drop, prefetch, rebind, backup, restore, doctor, index, serve, demo,
+    drop, prefetch, rebind, backup, restore, migrate, doctor, index, serve, demo,
 ):  # fmt: skip
     app.add_command(_command)

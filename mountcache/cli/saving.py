@@ -1,4 +1,4 @@
-"""The commands that copy a local store whole: backup and restore."""
+"""The commands about a local store as a whole: backup, restore, migrate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mountcache.cli.session import (
 if TYPE_CHECKING:
     from mountcache.local.backup import Saved
 
-__all__ = ["backup", "restore"]
+__all__ = ["backup", "migrate", "restore"]
 
 
 @click.command()
@@ -61,6 +61,22 @@ def restore(ctx: click.Context, src: str, dir: str, as_json: bool) -> None:  # n
     _say(ctx, f"restored in {dir}", bring_back(src, dir), as_json=as_json)
     if not as_json:
         note("next: name it as `dir` in mountcache.toml, then `mountcache status`")
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Try it, and change nothing.")
+@config_option
+def migrate(dry_run: bool) -> None:
+    """Bring the local store to the newest format, which earlier versions can't read."""
+    from mountcache.local.migrating import migrate as bring
+
+    _, settings = configured()
+    found, newest = bring(settings.dir, dry_run=dry_run)
+    if found == newest:
+        tell(one_line(f"{settings.dir} is of format {newest}, the newest"))
+    else:
+        done = "can be brought" if dry_run else "was brought"
+        tell(one_line(f"{settings.dir} {done} from format {found} to format {newest}"))
 
 
 def _say(ctx: click.Context, done: str, saved: Saved, *, as_json: bool) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mountcache.abc import ABSENT
-from mountcache.errors import DirectoryError, StoreError, StoreFullError
+from mountcache.errors import StoreError, StoreFullError
 from mountcache.local import schema, undo
 from mountcache.local.content import Content
 from mountcache.local.decide import is_outdated, seen_of_copy, seen_of_entry
@@ -63,18 +63,21 @@ SELECT e.kind, iif(e.kind IS NULL, {meta}, e.meta), iif(e.kind IS NULL, c.versio
        iif(e.kind IS NULL, c.modified, e.at), c.checked, c.expires,
        b.mode, b.filename, b.value{more}
 FROM {start}
-LEFT JOIN edit e ON e.key = ?1
+LEFT JOIN edit e INDEXED BY {index} ON e.key = ?1
 LEFT JOIN copy c ON c.key = ?1
 {known}CROSS JOIN Cache b ON b.key = coalesce(e.content, c.content) AND b.raw = 1
 WHERE e.kind = 'put' OR e.kind IS NULL AND c.boot = ?2
   AND typeof(c.checked) = 'real' AND typeof(c.expires) IN ('real', 'null') {good}
 """
 
-HIT = _MINE.format(meta="c.meta", more="", start="(SELECT 1) k", known="", good="")
+_KEY = schema.edit_key(schema.FORMAT)
+
+HIT = _MINE.format(index=_KEY, meta="c.meta", more="", start="(SELECT 1) k", known="", good="")
 """What a warm read needs of a key, its bytes included, in one statement: of its staged value if
 there is one, of its clean copy otherwise. No row: the read isn't warm."""
 
 HIT_INDEXED = _MINE.format(
+    index=_KEY,
     meta="u.meta",
     more=", u.entry, (SELECT value FROM state WHERE name = 'index_checked')",
     start="(SELECT value AS gen FROM state WHERE name = 'gen') s",
@@ -178,11 +181,6 @@ class Catalog:
         found = self.content.connection().execute("PRAGMA user_version").fetchone()[0]
         if found == schema.FORMAT:
             return
-        if found > schema.FORMAT:
-            raise DirectoryError(
-                f"the store is of format {found}, made by a later version of mountcache; this "
-                f"one reads format {schema.FORMAT}: upgrade mountcache"
-            )
         with self.content.write() as con:
             if not con.execute("PRAGMA user_version").fetchone()[0]:
                 schema.create(con)

@@ -11,6 +11,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, Final, cast
 
 from mountcache.errors import (
@@ -20,8 +21,9 @@ from mountcache.errors import (
     StoreError,
     StoreFullError,
 )
+from mountcache.local.schema import FORMAT
 
-__all__ = ["GuardedConnection", "damaged", "is_damage", "store_error"]
+__all__ = ["GuardedConnection", "damaged", "is_damage", "newer_format", "store_error"]
 
 _execute = sqlite3.Connection.execute
 
@@ -71,10 +73,19 @@ class GuardedConnection(sqlite3.Connection):
             return _execute(self, sql, parameters)
         with self.guard:
             rows = self.rows(sql, parameters)
-            return cast(sqlite3.Cursor, _Answer(rows, self._reader.rowcount))
+            answer = _Answer(rows, self._reader.rowcount)
+            # Afterwards: what a newer format answered isn't believed.
+            self._refuse_newer(self.rows("PRAGMA user_version")[0][0])
+            return cast(sqlite3.Cursor, answer)
+
+    def _refuse_newer(self, version: int) -> None:
+        if version > FORMAT:
+            raise newer_format(version, self.where)
 
     def rows(self, sql: str, parameters: Any = (), /) -> list[Any]:
         """Return all rows of a query, outside a commit of this thread.
+
+        A query of this alone has to name what no newer format has, see `schema.edit_key`.
 
         Raises
         ------
@@ -85,6 +96,8 @@ class GuardedConnection(sqlite3.Connection):
             with self.guard:
                 return self._reader.execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
+            with self.guard, suppress(sqlite3.Error):
+                self._refuse_newer(self._reader.execute("PRAGMA user_version").fetchone()[0])
             if (meant := store_error(error, self.where)) is None:
                 raise
             raise meant from error
@@ -99,7 +112,7 @@ class GuardedConnection(sqlite3.Connection):
 
 
 _OTHER_TABLES: Final = re.compile(
-    "no such (table|column)|Could not decode|malformed JSON|JSON cannot hold"
+    "no such (table|column|index)|Could not decode|malformed JSON|JSON cannot hold"
 )
 
 
@@ -115,6 +128,14 @@ def is_damage(error: sqlite3.Error) -> bool:
             return _OTHER_TABLES.match(str(error)) is not None
         case _:
             return False
+
+
+def newer_format(version: int, where: str) -> DirectoryError:
+    """Return what is told of a store that a later version has made, or migrated."""
+    return DirectoryError(
+        f"the store in {where} is of format {version}, made by a later version of mountcache; "
+        f"this one reads format {FORMAT}: upgrade mountcache"
+    )
 
 
 def damaged(error: Exception, where: str) -> DirectoryError:

@@ -437,7 +437,12 @@ class DatabaseContent(ABC):
         self._writer = threading.get_ident()
         try:
             con = self.connection()
-            self._begin_immediate(con, max(0.0, until - time.monotonic()))
+            try:
+                self._begin_immediate(con, max(0.0, until - time.monotonic()))
+            except BaseException:
+                if con.in_transaction:
+                    con.rollback()  # it began, and the store is of a newer format by now
+                raise
         except StoreBusyError as error:
             self._end_turn()
             raise StoreBusyError(

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from mountcache.errors import DirectoryError, StoreFullError
 from mountcache.local.cache import DATABASE, SETTINGS, check_settings
-from mountcache.local.connection import damaged, store_error
+from mountcache.local.connection import damaged, newer_format, store_error
 from mountcache.local.content import full
 from mountcache.local.planted import PLACE, check_entries, check_schema, check_state
 from mountcache.local.rights import OWNER, create, make_folder
@@ -257,10 +257,7 @@ def _look(con: sqlite3.Connection, path: Path, *, whole: bool) -> Found:
             f"{path} belongs to another program, which has {kind} in it; choose an empty directory"
         )
     if version > FORMAT:
-        raise DirectoryError(
-            f"the store in {path} is of format {version}, made by a later version of mountcache; "
-            f"this one reads format {FORMAT}: upgrade mountcache"
-        )
+        raise newer_format(version, str(path))
     check_schema(con, path)
     if version:
         check_state(con, path)

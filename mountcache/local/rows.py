@@ -9,6 +9,7 @@ from mountcache.abc import ABSENT
 from mountcache.errors import DirectoryError
 from mountcache.jsonform import normal_form, parse
 from mountcache.local.records import BaseOf, Copy, Edit, Entry, Op, Row, Seen
+from mountcache.local.schema import FORMAT, edit_key
 
 __all__ = ["ROW", "VISIBLE", "VISIBLE_NOW", "base_columns", "norm_of", "row_from", "seen_text"]
 
@@ -110,7 +111,7 @@ ROW = f"""
 SELECT k.key, {_columns("e", _EDIT)}, {_columns("o", _OP)}, {_columns("c", _COPY)},
        {_columns("u", _ENTRY)}, (SELECT value FROM state WHERE name = 'complete')
 FROM (SELECT ? AS key) k
-LEFT JOIN edit e ON e.key = k.key
+LEFT JOIN edit e INDEXED BY {edit_key(FORMAT)} ON e.key = k.key
 LEFT JOIN op o ON o.key = k.key
 LEFT JOIN copy c ON c.key = k.key
 LEFT JOIN upstream u ON u.key = k.key AND {VISIBLE_NOW}

@@ -8,10 +8,20 @@ from __future__ import annotations
 
 import sqlite3
 
-__all__ = ["APPLICATION_ID", "FORMAT", "STATE", "create"]
+__all__ = ["APPLICATION_ID", "FORMAT", "STATE", "create", "edit_key"]
 
 FORMAT = 1
 """``PRAGMA user_version`` of the database."""
+
+
+def edit_key(version: int) -> str:
+    """Return the name of the index of staged edits by key, in which a format has its number.
+
+    The statements that read a key ask for it by name. So they fail, at no cost until then, in a
+    process that has the store open while another brings it to a newer format.
+    """
+    return f"edit_key_{version}"
+
 
 APPLICATION_ID = 0x6D6F756E
 """``PRAGMA application_id``: "moun"."""
@@ -37,7 +47,7 @@ _TABLES = f"""
 CREATE TABLE state (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
 CREATE TABLE edit (
-    key TEXT PRIMARY KEY,
+    key TEXT NOT NULL,
     seq INTEGER NOT NULL UNIQUE,
     norm TEXT,                 -- metadata in normal form where that differs from meta
     version TEXT,
@@ -50,6 +60,7 @@ CREATE TABLE edit (
     error TEXT,
     {_EDIT_COLUMNS}
 );
+CREATE UNIQUE INDEX {edit_key(FORMAT)} ON edit (key);
 CREATE INDEX edit_content ON edit (content) WHERE content IS NOT NULL;
 CREATE INDEX edit_grp ON edit (grp);
 
