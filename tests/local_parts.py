@@ -54,7 +54,10 @@ def name(con: sqlite3.Connection, key: str, content_id: str) -> None:
 def stored(content: DatabaseContent, content_id: str) -> Any:
     return (
         content.connection()
-        .execute("SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1", (content_id,))
+        .execute(
+            "SELECT mode, filename, value, size FROM Cache WHERE key = ? AND raw = 1",
+            (content_id,),
+        )
         .fetchone()
     )
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from mountcache import sync
 from mountcache.errors import StoreUnavailableError
+from mountcache.local.doctor import examine
 from mountcache.local.records import Edit as Row
 from mountcache.mounted import MountedStore
 from tests.crash import invariants
@@ -202,7 +203,15 @@ def judge(
             assert upstream.held(prefix) == there
             _check_reads(store, model, prefix)
             invariants.check(catalog, torn_copies=torn_copies)
+    _check_with_doctor(plan, torn_copies=torn_copies)
     return model
+
+
+def _check_with_doctor(plan: Plan, *, torn_copies: bool) -> None:
+    """Let `doctor` find nothing in a store that is closed."""
+    harmless = {"copied bytes"} if torn_copies else set()
+    found = [each for each in examine(plan.directory) if each.severity != "note"]
+    assert [each for each in found if each.kind not in harmless] == []
 
 
 def judge_staged(plan: Plan, lived: Sequence[Heard], upstream: Upstream) -> None:

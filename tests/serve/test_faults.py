@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from mountcache.errors import (
     StoreUnavailableError,
 )
 from mountcache.local.disk import DiskCacheStore
+from mountcache.local.diskcontent import DiskContent
 from mountcache.local.memory import MemoryStore
 from mountcache.local.records import StoredRecord
 from mountcache.serve import Origin
@@ -126,17 +128,39 @@ def test_a_listing_that_fails_in_the_middle_is_seen_to_have_failed(
     assert broken("GET", "/-/health").status == 200
 
 
-def test_data_that_was_damaged_on_disk_is_seen_to_be(tmp_path: Path) -> None:
+def test_data_that_was_cut_off_on_disk_is_no_answer(tmp_path: Path) -> None:
     with DiskCacheStore(tmp_path) as store, Origin(store) as origin:
         call = Client(origin.url)
         for size in (100_000, 2_000_000):
             call.put("k", bytes(size), {})
-            (file,) = (path for path in tmp_path.rglob("*") if path.stat().st_size == size)
-            with file.open("r+b") as damaged:
-                damaged.truncate(size - 1)
-            if size == 100_000:
-                reply = call.get("k")
-                assert (reply.status, reply.problem["key"]) == (500, "k")
-            else:
-                with pytest.raises(requests.exceptions.RequestException):
-                    requests.get(f"{origin.url}data/k", timeout=20)
+            os.truncate(file_of(tmp_path, size), size - 1)
+            reply = call.get("k")
+            assert (reply.status, reply.problem["key"]) == (500, "k")
+
+
+@pytest.mark.parametrize("size", [100_000, 2_000_000])
+def test_data_that_is_cut_off_while_it_is_given_is_seen_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    opened = DiskContent.open
+
+    def open_then_cut(self: DiskContent, stored: Any) -> io.BufferedIOBase:
+        stream = opened(self, stored)
+        os.truncate(file_of(tmp_path, size), size - 1)
+        return stream
+
+    with DiskCacheStore(tmp_path) as store, Origin(store) as origin:
+        call = Client(origin.url)
+        call.put("k", bytes(size), {})
+        monkeypatch.setattr(DiskContent, "open", open_then_cut)
+        if size == 100_000:
+            reply = call.get("k")
+            assert (reply.status, reply.problem["key"]) == (500, "k")
+        else:
+            with pytest.raises(requests.exceptions.RequestException):
+                requests.get(f"{origin.url}data/k", timeout=20)
+
+
+def file_of(directory: Path, size: int) -> Path:
+    (file,) = (path for path in directory.rglob("*") if path.stat().st_size == size)
+    return file
