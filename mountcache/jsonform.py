@@ -14,8 +14,10 @@ from typing import Any
 
 from mountcache.errors import DirectoryError, InvalidMetadataError
 
-__all__ = ["content_version", "normal_form", "normal_value", "parse", "spelling"]
+__all__ = ["METADATA_LIMIT", "content_version", "normal_form", "normal_value", "parse", "spelling"]
 
+METADATA_LIMIT = 16 * 1048576
+"""Bytes of JSON beyond which nothing that is read from others is the metadata of a key."""
 _WHOLE = 2**53
 _INT64 = 2**63
 _decode = json.JSONDecoder().raw_decode

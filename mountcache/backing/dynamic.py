@@ -50,14 +50,13 @@ from mountcache.events import (
     StoreSetEvent,
     StoreUpdateEvent,
 )
-from mountcache.jsonform import normal_value, parse, spelling
+from mountcache.jsonform import METADATA_LIMIT, normal_value, parse, spelling
 from mountcache.keys import check_http_key, quote_key
 
 __all__ = ["DynamicURLStore"]
 
 _BOTH: Final = frozenset({"data", "metadata"})
 _DATA: Final = frozenset({"data"})
-_LONGEST_METADATA: Final = 16 * 1048576
 _IN_MEMORY: Final = 1048576
 _PARTS: Final = {"data": "data", "metadata": "metadata", "permissions": "auth"}
 
@@ -239,7 +238,7 @@ class DynamicURLStore(AbstractAuthorizingStore):
         if answer.headers.get("ETag") != headers.get("ETag"):
             answer.body.close()
             raise self._data.changed(key)
-        return parse_object(answer.read(_LONGEST_METADATA), f"the metadata of {key!r}")
+        return parse_object(answer.read(METADATA_LIMIT), f"the metadata of {key!r}")
 
     def get_data(self, key: str) -> io.BufferedIOBase:
         # Whoever wants data alone is spared the requests for metadata.
@@ -247,7 +246,7 @@ class DynamicURLStore(AbstractAuthorizingStore):
 
     def get_metadata(self, key: str, select: Iterable[str] | None = None) -> dict[str, Any]:
         answer = self._data.ask("GET", key, url=self._url(key, "metadata"))
-        metadata = parse_object(answer.read(_LONGEST_METADATA), f"the metadata of {key!r}")
+        metadata = parse_object(answer.read(METADATA_LIMIT), f"the metadata of {key!r}")
         return select_from(metadata, select)
 
     def exists(self, key: str) -> bool:
@@ -456,7 +455,7 @@ class DynamicURLStore(AbstractAuthorizingStore):
 
     def get_permissions(self, key: str) -> dict[str, Any]:
         answer = self._data.ask("GET", key, url=self._url(key, "permissions"))
-        return parse_object(answer.read(_LONGEST_METADATA), f"the permissions of {key!r}")
+        return parse_object(answer.read(METADATA_LIMIT), f"the permissions of {key!r}")
 
     def set_permissions(self, key: str, permissions: Mapping[str, Any]) -> None:
         self._send_permissions("PUT", key, permissions)
@@ -508,7 +507,7 @@ def _key_lines(answer: Answer) -> Iterator[str]:
     for chunk in chunks(answer.body):
         *lines, left = (left + chunk).split(b"\n")
         yield from map(_key_in, filter(None, lines))
-        if len(left) > _LONGEST_METADATA:
+        if len(left) > METADATA_LIMIT:
             raise UpstreamError("the query was answered with a line that doesn't end")
     if left:
         yield _key_in(left)

@@ -26,11 +26,10 @@ from mountcache.backing.resource import Data, RemoteValue, ask_again
 from mountcache.backing.wire import parse_object
 from mountcache.backing.writing import json_payload, opened, send
 from mountcache.errors import StoreError
-from mountcache.jsonform import normal_form
+from mountcache.jsonform import METADATA_LIMIT, normal_form
 
 __all__ = ["KeyMetadata", "Pairs"]
 
-_LONGEST: Final = 16 * 1048576
 _TRIES: Final = 4
 _NONE: Final = "-"
 """Stands for the tag of metadata that isn't there."""
@@ -109,7 +108,7 @@ class Pairs:
         except KeyError:
             # The data tells whether the key is there.
             return KeyMetadata({}, None)
-        metadata = parse_object(answer.read(_LONGEST), f"the metadata of {key!r}")
+        metadata = parse_object(answer.read(METADATA_LIMIT), f"the metadata of {key!r}")
         return KeyMetadata(metadata, answer.headers)
 
     def _value(

@@ -39,7 +39,7 @@ from mountcache.errors import (
     UpstreamError,
 )
 from mountcache.events import EventManager, StoreDeleteEvent, StoreSetEvent, StoreUpdateEvent
-from mountcache.jsonform import normal_form, normal_value, parse
+from mountcache.jsonform import METADATA_LIMIT, normal_form, normal_value, parse
 from mountcache.keys import check_http_key, quote_key
 from mountcache.locks import Lock
 
@@ -47,7 +47,6 @@ __all__ = ["StaticURLStore"]
 
 _SCHEMES: Final = ("http", "https", "file")
 _BOTH: Final = frozenset({"data", "metadata"})
-_LONGEST_METADATA: Final = 16 * 1048576
 _NEW_ENOUGH: Final = 2.0
 """Seconds for which an index is today's: the race that a checked push has in any case."""
 
@@ -246,7 +245,7 @@ class StaticURLStore(AbstractReadOnlyStore):
             if answer.headers.get("ETag") != headers.get("ETag"):
                 answer.body.close()
                 raise self._data.changed(key)
-            return parse_object(answer.read(_LONGEST_METADATA), f"the metadata of {key!r}")
+            return parse_object(answer.read(METADATA_LIMIT), f"the metadata of {key!r}")
         return self._told(key)
 
     def _told(self, key: str) -> dict[str, Any]:

@@ -35,6 +35,8 @@ ALL_IS_HERE = 2
 """What "complete" is once an index had no key outside the mount point."""
 
 _BATCH = 20_000
+GONE_KEPT = 10_000
+"""How many keys that upstream's index has lost are remembered at least."""
 _CHECKPOINT_WHILE_LOADING = 20_000
 _LOSS_BELIEVED = 100
 
@@ -335,7 +337,32 @@ class _Loading:
                     (self._gen, _BATCH),
                 ).rowcount
             if gone < _BATCH:
-                return
+                break
+        self._forget_gone()
+
+    def _forget_gone(self) -> None:
+        """Forget the keys that have been gone for longest, where more are gone than are there.
+
+        Of such a key nobody knows any more that it was there once; it is as one that never was.
+        """
+        with self._catalog.content.write() as con:
+            (gone,) = con.execute(
+                "SELECT count(*) FROM upstream WHERE NOT present AND gen_to IS NULL"
+            ).fetchone()
+            too_many = gone - max(GONE_KEPT, get_state(con, "index_size") or 0)
+            if too_many > 0:
+                con.execute(
+                    """
+                    DELETE FROM upstream WHERE (key, gen_from) IN (
+                        SELECT key, gen_from FROM upstream u
+                        WHERE NOT present AND gen_to IS NULL AND NOT masked
+                          AND NOT EXISTS (SELECT 1 FROM edit e WHERE e.key = u.key)
+                          AND NOT EXISTS (SELECT 1 FROM op o WHERE o.key = u.key)
+                          AND NOT EXISTS (SELECT 1 FROM copy c WHERE c.key = u.key)
+                        ORDER BY learned LIMIT ?)
+                    """,
+                    (too_many,),
+                )
 
 
 _TEMPORARY = {

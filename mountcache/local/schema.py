@@ -115,6 +115,7 @@ CREATE TABLE upstream (
 ) WITHOUT ROWID;
 
 CREATE INDEX upstream_old ON upstream (gen_to) WHERE gen_to IS NOT NULL;
+CREATE INDEX upstream_gone ON upstream (learned) WHERE NOT present AND gen_to IS NULL;
 
 CREATE TABLE undo (
     seq INTEGER PRIMARY KEY,

@@ -25,6 +25,7 @@ from starlette.types import Receive, Scope, Send
 
 from mountcache.abc import Value
 from mountcache.errors import IntegrityError
+from mountcache.jsonform import METADATA_LIMIT
 from mountcache.serve.answers import Answer, answer_to, problem_of
 from mountcache.serve.batch import BATCH_LIMIT, apply_batch, read_batch
 from mountcache.serve.body import Body
@@ -45,7 +46,6 @@ from mountcache.serve.wire import (
     target_of,
 )
 from mountcache.serve.writing import (
-    METADATA_LIMIT,
     delete,
     merge_metadata,
     put_data,

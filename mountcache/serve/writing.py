@@ -8,7 +8,7 @@ from typing import Any
 
 from mountcache.abc import ABSENT, Base, Pushed, Readable
 from mountcache.errors import ConflictError
-from mountcache.jsonform import content_version
+from mountcache.jsonform import METADATA_LIMIT, content_version
 from mountcache.serve.answers import Answer
 from mountcache.serve.body import Body, Hashed, MultipartReader, media_type
 from mountcache.serve.conditions import Conditions, base_of
@@ -23,10 +23,7 @@ from mountcache.serve.wire import (
     parse_metadata,
 )
 
-__all__ = ["METADATA_LIMIT", "delete", "merge_metadata", "put_data", "put_metadata"]
-
-METADATA_LIMIT = 16 * 1048576
-"""Bytes that the JSON text of one key's metadata may have."""
+__all__ = ["delete", "merge_metadata", "put_data", "put_metadata"]
 
 _MERGE_TRIES = 100
 
