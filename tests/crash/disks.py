@@ -299,4 +299,5 @@ class Disk:
                 (place / name).mkdir(mode=0o700)
                 self.write_to(place / name, other)
             elif not name.endswith("-shm"):
+                (place / name).touch(mode=0o600)
                 (place / name).write_bytes(self._files.get(other, b""))

@@ -211,7 +211,8 @@ def _check_with_doctor(plan: Plan, *, torn_copies: bool) -> None:
     """Let `doctor` find nothing in a store that is closed."""
     harmless = {"copied bytes"} if torn_copies else set()
     found = [each for each in examine(plan.directory) if each.severity != "note"]
-    assert [each for each in found if each.kind not in harmless] == []
+    wrong = [each for each in found if each.kind not in harmless]
+    assert wrong == [], wrong
 
 
 def judge_staged(plan: Plan, lived: Sequence[Heard], upstream: Upstream) -> None:
