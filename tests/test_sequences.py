@@ -406,6 +406,20 @@ def test_revert_of_an_unknown_push_settles_first_and_sends_nothing(
     assert store.to_bytes("k") == b"d0"
 
 
+@pytest.mark.parametrize("arrived", [True, False])
+def test_revert_of_a_rename_of_an_unknown_push_settles_that_too(
+    store: MountedStore, origin: Origin, arrived: bool
+) -> None:
+    put(store, "old", "mine")
+    (lose_reply if arrived else lose_request)(origin)
+    assert not sync.push(store).ok
+    store.mv("old", "new")
+    assert sorted(store.revert("new")) == ["new", "old"]
+    assert staged(store) == {}
+    assert store.exists("old") is arrived
+    assert not store.exists("new")
+
+
 def test_revert_of_an_unknown_push_offline_cannot_know(store: MountedStore, origin: Origin) -> None:
     put(origin, "k", "d0")
     store.get("k")

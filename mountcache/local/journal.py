@@ -291,6 +291,13 @@ class Journal:
                 self._discard(con, each, "reverted")
             return [each.key for each in rows]
 
+    def waiting_for(self, key: str) -> list[str]:
+        """Return the keys of the whiteouts that are the other halves of renames to a key."""
+        found = self._catalog.content.connection().rows(
+            "SELECT key FROM edit WHERE partner = ?", (key,)
+        )
+        return [name for (name,) in found]
+
     def _waiting_for(self, con: sqlite3.Connection, key: str) -> list[Row]:
         """Return the whiteouts that are the other halves of renames to a key."""
         found = con.execute("SELECT key FROM edit WHERE partner = ?", (key,)).fetchall()

@@ -75,7 +75,8 @@ def revert(mount: Mount, short: str, then: Callable[[list[str]], object]) -> lis
         If a push of it had no answer, and upstream can't be asked what became of it.
     """
     mount.staging.refuse_in_transaction("revert")
-    _settle(mount, short)
+    for name in (short, *mount.journal.waiting_for(short)):
+        _settle(mount, name)
     before = mount.catalog.row(short)
     if before.edit is None:
         raise KeyError(mount.full(short))
