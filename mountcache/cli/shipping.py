@@ -238,7 +238,8 @@ def _how(result: PushResult) -> str:
     if result.outcome != "pushed" or result.grade in (None, "A"):
         return ""
     proof = "verified" if result.verified else "not verified"
-    return f" (grade {result.grade}, {proof})"
+    race = "" if result.race is None else f", a race of {result.race * 1000:.0f} ms"
+    return f" (grade {result.grade}, {proof}{race})"
 
 
 def _digest(side: Side) -> str:
@@ -253,6 +254,7 @@ def _result(result: PushResult) -> dict[str, Any]:
         "grade": result.grade,
         "enforced": result.enforced,
         "verified": result.verified,
+        "race": result.race,
         "version": result.version,
         "conflict": None if result.conflict is None else _conflict(result.conflict),
     }

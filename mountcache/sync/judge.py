@@ -8,7 +8,7 @@ lost reply. A pure function; the requests are made next door.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
@@ -35,6 +35,8 @@ class Theirs:
     """Whether metadata can be sent there; `meta` is that of an index otherwise."""
     validators: str = ""
     lifetime: float | None = None
+    looked: float = field(default=0.0, compare=False)
+    """When the look began, on the monotonic clock."""
 
     @property
     def as_base(self) -> Base:

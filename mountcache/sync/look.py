@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 
 from mountcache.abc import SupportsVersions, Value, chunks, facts_of
 from mountcache.errors import ChangedWhileReadingError
@@ -32,18 +33,19 @@ def look(mount: Mount, key: str, *, digest: bool = False) -> Theirs:
         If upstream can't be asked.
     """
     for attempt in range(_TRIES):
+        looked = time.monotonic()
         try:
             value = mount.backing.get(mount.full(key))
-            return _theirs(mount, value, digest=digest)
+            return _theirs(mount, value, looked, digest=digest)
         except KeyError:
-            return Theirs(present=False)
+            return Theirs(present=False, looked=looked)
         except ChangedWhileReadingError:
             if attempt == _TRIES - 1:
                 raise
     raise AssertionError("unreachable")
 
 
-def _theirs(mount: Mount, value: Value, *, digest: bool) -> Theirs:
+def _theirs(mount: Mount, value: Value, looked: float, *, digest: bool) -> Theirs:
     meta = spelling(value.metadata)
     sha256 = facts_of(value).sha256
     if digest and sha256 is None and (value.size is None or value.size <= VERIFY_LIMIT):
@@ -61,6 +63,7 @@ def _theirs(mount: Mount, value: Value, *, digest: bool) -> Theirs:
         keeps_metadata=mount.backing.info().get("keeps_metadata", True),
         validators=facts.validators or "",
         lifetime=facts.lifetime,
+        looked=looked,
     )
 
 

@@ -68,6 +68,9 @@ class PushResult:
     short race; D: written without a look."""
     enforced: bool = False
     verified: bool = False
+    race: float | None = None
+    """Seconds from the look at upstream to the answer of the write, at grade C: what somebody
+    else wrote in between was overwritten unseen. None where nothing can come in between."""
     version: str | None = None
     conflict: Conflict | None = None
     error: StoreError | OSError | None = field(default=None, compare=False, repr=False)

@@ -7,6 +7,7 @@ Elsewhere what upstream shows is compared just before, and what was written veri
 
 from __future__ import annotations
 
+import time
 import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -120,7 +121,7 @@ class Sender:
                         continue
                     case _:
                         parts = _parts(verdict)
-                attempt = self._attempt(edit, base, theirs.as_base, parts)
+                attempt = self._attempt(edit, base, theirs.as_base, parts, theirs.looked)
             if isinstance(attempt, PushResult):
                 return replace(attempt, message=" ".join(filter(None, (said, attempt.message))))
             theirs = attempt
@@ -141,7 +142,12 @@ class Sender:
         return theirs
 
     def _attempt(
-        self, edit: Edit, base: BaseOf, expected: Base, parts: frozenset[str]
+        self,
+        edit: Edit,
+        base: BaseOf,
+        expected: Base,
+        parts: frozenset[str],
+        looked: float | None = None,
     ) -> PushResult | Theirs:
         """Send one request; return the result, or what upstream shows if it refused."""
         mount = self.mount
@@ -175,7 +181,8 @@ class Sender:
             raise
         try:
             if pushed is not None:
-                return self._settle_pushed(op, pushed)
+                race = None if looked is None else time.monotonic() - looked
+                return self._settle_pushed(op, pushed, race)
             theirs = look(mount, edit.key, digest=True)
         except BaseException:
             mount.journal.unknown(op)
@@ -217,7 +224,7 @@ class Sender:
 
     # -- what came of it -----------------------------------------------------------------
 
-    def _settle_pushed(self, op: Op, pushed: Pushed) -> PushResult:
+    def _settle_pushed(self, op: Op, pushed: Pushed, race: float | None) -> PushResult:
         key = self.mount.full(op.key)
         grade: Grade = "A" if pushed.enforced else "D" if self.allow_blind else "C"
         if pushed.enforced:
@@ -231,8 +238,9 @@ class Sender:
         theirs = self._verify(op)
         if theirs is None:
             self._applied(op, Settled(None, op.meta))
-            return PushResult(key, "pushed", "upstream couldn't be read back to verify it", grade)
-        return self._verified(op, theirs, grade)
+            message = "upstream couldn't be read back to verify it"
+            return PushResult(key, "pushed", message, grade, race=race)
+        return replace(self._verified(op, theirs, grade), race=race)
 
     def _verify(self, op: Op) -> Theirs | None:
         try:

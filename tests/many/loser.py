@@ -34,11 +34,13 @@ class Loser:
         Which part of the writes something is lost of.
     seed
         Makes the losses the same each time, as far as the order of the requests is.
+    halves
+        Whether requests are lost by half, too.
     """
 
-    def __init__(self, url: str, losing: float, seed: int) -> None:
+    def __init__(self, url: str, losing: float, seed: int, *, halves: bool = True) -> None:
         self._port = url.rstrip("/").rsplit(":", 1)[-1]
-        self._losing, self._seed = losing, seed
+        self._given = [str(losing), str(seed), str(int(halves))]
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
         self.lost = ""
@@ -46,8 +48,7 @@ class Loser:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.many.loser", self._port, str(self._losing),
-             str(self._seed)],
+            [sys.executable, "-m", "tests.many.loser", self._port, *self._given],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert self._process.stdout is not None
@@ -66,8 +67,9 @@ class Loser:
 
 
 class _Losing:
-    def __init__(self, port: int, losing: float, seed: int) -> None:
+    def __init__(self, port: int, losing: float, seed: int, halves: bool) -> None:
         self._port = port
+        self._half = 0.5 if halves else 0.25
         self._losing = losing
         self._chance = random.Random(seed)
         self.counts = {"requests": 0, "halves": 0, "replies": 0}
@@ -108,15 +110,15 @@ class _Losing:
                 if fate < 0.25:
                     self.counts["requests"] += 1
                     return
-                if fate < 0.5:
+                if fate < self._half:
                     self.counts["halves"] += 1
                     server.sendall(piece[: len(piece) // 2])
                     return
                 server.sendall(piece)
 
 
-def _main(port: str, losing: str, seed: str) -> None:
-    one = _Losing(int(port), float(losing), int(seed))
+def _main(port: str, losing: str, seed: str, halves: str) -> None:
+    one = _Losing(int(port), float(losing), int(seed), halves == "1")
     waiting = socket.create_server(("127.0.0.1", 0), backlog=512)
     print(waiting.getsockname()[1], flush=True)
     threading.Thread(target=one.serve, args=(waiting,), daemon=True).start()
