@@ -135,6 +135,42 @@ def test_a_write_elsewhere_shows_in_the_very_next_read(place: Place) -> None:
         assert [edit.key for edit in store.staged()] == [KEYS[0]]
 
 
+@pytest.mark.parametrize("change", ["set", "delete"])
+def test_what_another_process_pushed_of_mine_is_no_conflict_with_what_i_do_next(
+    place: Place, change: str
+) -> None:
+    with place.mount() as store:
+        assert store.to_bytes(KEYS[0]) == b"first"
+        assert not store.exists("new")
+        for key in (KEYS[0], "new"):
+            store.set(key, StringValue(b"mine", {}))
+        ended(place.elsewhere("assert sync.push(store).ok"))
+        for key in (KEYS[0], "new"):
+            if change == "delete":
+                store.delete(key)
+            else:
+                store.set(key, StringValue(b"mine again", {}))
+        ended(place.elsewhere("assert sync.push(store).ok"))
+        for key in (KEYS[0], "new"):
+            store.set(key, StringValue(b"and again", {}))
+        assert sync.push(store).ok
+        assert place.repository.to_bytes("new") == b"and again"
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_revert_leaves_what_was_seen_before(place: Place, here: bool) -> None:
+    with place.mount() as store:
+        assert store.to_bytes(KEYS[0]) == b"first"
+        store.set(KEYS[0], StringValue(b"mine", {}))
+        place.repository.set(KEYS[0], StringValue(b"theirs", {}))
+        if here:
+            store.revert(KEYS[0])
+        else:
+            ended(place.elsewhere("store.revert(KEYS[0])"))
+        store.set(KEYS[0], StringValue(b"mine", {}))
+        assert [each.outcome for each in sync.push(store).results] == ["conflict"]
+
+
 class Halting(DynamicURLStore):
     """Waits before its first write is sent."""
 
