@@ -298,12 +298,21 @@ class MountedStore(AbstractStore):
         short = self._short(self._check(key))
         if short is None:
             return self.backing_store.get(key)
-        if (overlay := self._overlay_) is None:
-            overlay = self._overlay
         if self._mirror is not None:
             self._agree(short)
         try:
-            return overlay.value(short, self._options, data=data)
+            return (self._overlay_ or self._overlay).value(short, self._options, data=data)
+        except KeyError:
+            raise KeyError(key) from None
+
+    def _data(self, key: str) -> io.BufferedIOBase:
+        short = self._short(self._check(key))
+        if short is None:
+            return self.backing_store.get(key).data
+        if self._mirror is not None:
+            self._agree(short)
+        try:
+            return (self._overlay_ or self._overlay).data(short, self._options)
         except KeyError:
             raise KeyError(key) from None
 
@@ -317,7 +326,7 @@ class MountedStore(AbstractStore):
         return None if short is None else self._overlay.warm(short, self._options)
 
     def get_data(self, key: str) -> io.BufferedIOBase:
-        return read_again(lambda: self._value(key, data=True).data)
+        return read_again(lambda: self._data(key))
 
     def get_metadata(self, key: str, select: Iterable[str] | None = None) -> dict[str, Any]:
         short = self._short(self._check(key))

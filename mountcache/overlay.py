@@ -41,6 +41,7 @@ from mountcache.sync import fetch
 from mountcache.sync.mount import Mount
 from mountcache.sync.promise import promise_for, promise_of
 from mountcache.sync.remote import Options, Remote
+from mountcache.sync.turns import Turns
 
 __all__ = ["Overlay"]
 
@@ -55,6 +56,7 @@ class Overlay:
         self._catalog = mount.catalog
         self._counts = mount.counts
         self._remote = remote
+        self._turns = Turns()
         backing = mount.backing
         self._indexed = isinstance(backing, SupportsIndex) and backing.poll is not None
         self._versioned = isinstance(backing, SupportsVersions)
@@ -123,6 +125,18 @@ class Overlay:
             if warm is not None:
                 return warm
         return reread(lambda: self._cold(key, options, data=data), key)
+
+    def data(self, key: str, options: Options) -> io.BufferedIOBase:
+        """Return the data of a key; raises as `value` does."""
+        if self._mount.staging.current() is None:
+            warm = self.warm(key, options)
+            if warm is not None:
+                return warm.data
+            row = self._catalog.row(key)
+            if row.edit is None and row.copy is None:
+                with self._turns.first(key):
+                    return self.value(key, options, data=True).data
+        return self.value(key, options, data=True).data
 
     def _cold(self, key: str, options: Options, *, data: bool) -> Value:
         row = self._mount.staging.row(key, mounted=True)
@@ -223,9 +237,8 @@ class Overlay:
 
     def _download_indexed(self, row: Row, entry: Entry, options: Options) -> io.BufferedIOBase:
         full = self._mount.full(row.key)
-        backing = self._mount.backing
         try:
-            value = self._remote.ask(lambda: fetch.begin(backing, full), options)
+            value = self._remote.ask(lambda: fetch.begin_or_join(self._mount, row.key), options)
         except StoreUnavailableError as error:
             return self._not_here(row.key, error)
         now = self._catalog.row(row.key).entry
@@ -320,7 +333,7 @@ class Overlay:
                     return self._confirmed(copy, facts_of(answer))
                 value = answer
             elif data:
-                value = self._remote.ask(lambda: fetch.begin(backing, full), options)
+                value = self._remote.ask(lambda: fetch.begin_or_join(self._mount, key), options)
             else:
                 value = self._remote.ask(lambda: backing.get(full), options)
         except KeyError:

@@ -79,8 +79,8 @@ def examine(directory: str | os.PathLike[str]) -> Iterator[Finding]:
     Parameters
     ----------
     directory
-        Of a `DiskCacheStore`. Others may use it meanwhile; what they change while it is looked at
-        may be found or not.
+        Of a `DiskCacheStore`. Others may use it meanwhile: then what is wrong is looked at twice,
+        so that nothing is called lost which they have just replaced.
 
     Raises
     ------
@@ -88,6 +88,19 @@ def examine(directory: str | os.PathLike[str]) -> Iterator[Finding]:
         If there is no store.
     """
     path = _place_of(directory)
+    if not living(path / "live"):
+        yield from _findings(path)
+        return
+    found = list(_findings(path))
+    if all(each.severity == "note" for each in found):
+        yield from found
+        return
+    # Ids of byte strings are never used again: what is found under the same one stays so.
+    again = set(_findings(path))
+    yield from (each for each in found if each.severity == "note" or each in again)
+
+
+def _findings(path: Path) -> Iterator[Finding]:
     yield from _of_directory(path)
     stranger = _stranger(path)
     if stranger is not None:

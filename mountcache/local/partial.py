@@ -29,7 +29,7 @@ from mountcache.local.planted import open_own
 from mountcache.local.rights import create as create_file
 from mountcache.local.rights import make_folder
 
-__all__ = ["BLOCK", "Partial", "create", "drop", "drop_idle", "find", "register"]
+__all__ = ["BLOCK", "Partial", "create", "drop", "drop_idle", "find", "is_begun", "register"]
 
 BLOCK: Final = 1048576
 """Bytes in a block."""
@@ -308,6 +308,11 @@ def _opened(content: Content, columns: _Columns) -> Partial | None:
     partial.lock()
     partial.look()
     return partial
+
+
+def is_begun(content: Content, key: str) -> bool:
+    """Whether a part of some version of a key is here."""
+    return _row(content.connection(), key) is not None
 
 
 def find(content: Content, key: str, version: str, size: int) -> Partial | None:

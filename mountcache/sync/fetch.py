@@ -23,9 +23,17 @@ from mountcache.sync.passing import Body, Passing, Reader, Whole, buffered
 from mountcache.sync.promise import Promise, promise_for
 from mountcache.sync.source import Digests, Source, begin, verify
 
-__all__ = ["begin", "discard", "fill", "open_range", "whole"]
+__all__ = ["begin", "begin_or_join", "discard", "fill", "open_range", "whole"]
 
 _TRIES = 3
+
+
+def begin_or_join(mount: Mount, key: str) -> Value:
+    """Begin the download of a key of the catalog, or ask what it is where a part of it is here."""
+    name = mount.full(key)
+    if partials.is_begun(mount.catalog.content, key):
+        return mount.backing.get(name)
+    return begin(mount.backing, name)
 
 
 def fill(
