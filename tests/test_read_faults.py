@@ -13,6 +13,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ import pytest
 
 from mountcache import sync
 from mountcache.backing import http
+from mountcache.backing.dynamic import DynamicURLStore
 from mountcache.backing.static import StaticURLStore
 from mountcache.errors import StoreError
 from mountcache.local.disk import DiskCacheStore
 from mountcache.mounted import MountedStore
+from tests.command import Inside
 from tests.faultserver import (
     CLOSE,
     RESET,
@@ -135,9 +138,8 @@ def digest(of: Callable[[Resource], bytes]) -> Callable[[Resource, Request], Ste
 
 
 def encoded(pack: Callable[[bytes], bytes]) -> Callable[[Resource, Request], Steps]:
-    return lambda resource, request: [
-        Reply(200, pack(resource.body), {"ETag": '"1"', "Content-Encoding": "gzip"}), CLOSE
-    ]  # fmt: skip
+    fields = {"ETag": '"1"', "Content-Encoding": "gzip", "Connection": "close"}
+    return lambda resource, request: Reply(200, pack(resource.body), fields)
 
 
 def another_each_time(resource: Resource, request: Request) -> Steps:
@@ -167,7 +169,7 @@ CUTS = [
     Fault("stall after the head", cut(body(0), NEVER), limits=HASTY),
     Fault("stall before the last byte", cut(end(-1), NEVER), part="either", limits=HASTY),
     Fault("chunks cut in a size", cut(body(1), chunks=2)),
-    Fault("chunks cut in a chunk", cut(body(60), chunks=2)),
+    Fault("chunks cut in a chunk", cut(body(20), chunks=2)),
     Fault("chunks cut in the end of a chunk", cut(end(-6), chunks=2), part="either"),
     Fault("chunks cut before the last", cut(end(-5), chunks=2), part="either"),
     Fault("chunks reset before the last", cut(end(-5), RESET, chunks=2), part="either"),
@@ -438,3 +440,71 @@ def test_values_that_the_index_promises(place: Place, fault: Fault, way: Way) ->
     for data in (SHORT, LONG):
         place.hold(data, digest=True)
         check(place, fault, way, data)
+
+
+@pytest.mark.parametrize("fault", [*CUTS, *FRAMES, *ANSWERS], ids=named)
+def test_indexes(place: Place, fault: Fault) -> None:
+    place.hold(SHORT)
+    server, later = place.server, {"n": 2, "by": "us"}
+    with place.mount(place.new(), **fault.limits) as store:
+        store.update_index()
+        server.resources["/index.json"] = Resource(
+            json.dumps({"k.csv": later, "new": {}}).encode(), "j", "application/json"
+        )
+        server.break_down("/index.json", fault)
+        became = outcome(store.update_index, None)
+        assert became == "error" or fault.ends != "error"
+        known = store.with_options(offline="always")
+        assert known.get_metadata("k.csv") == (later if became == "right" else MEANT)
+        assert sorted(known.query_keys()) == ["k.csv", "new"][: 2 if became == "right" else 1]
+        server.heal()
+        with suppress(StoreError):  # of a connection that the server has just closed
+            store.update_index()
+        store._remote.wake()
+        store.update_index()
+        assert known.get_metadata("k.csv") == later
+
+
+@pytest.mark.parametrize("fault", [*CUTS, *FRAMES, *ANSWERS], ids=named)
+def test_metadata(place: Place, fault: Fault) -> None:
+    place.hold(SHORT)
+    server = place.server
+    backing = DynamicURLStore(
+        f"{server.url}keys", f"{server.url}query", **{"retries": 0, **fault.limits}
+    )
+    local = DiskCacheStore(place.new() / ".mountcache", min_free=0, durability="normal")
+    with MountedStore("", local, backing) as store:
+        server.break_down("/keys/k.csv/metadata", fault)
+        for read, right in ((store.get_metadata, MEANT), (store.to_bytes, SHORT)):
+            became = outcome(lambda read=read: read("k.csv"), right)
+            assert became == "error" or fault.ends != "error"
+            store._remote.wake()
+        server.heal()
+        assert healed(store, SHORT) == "right" or healed(store, SHORT) == "right"
+        assert store.get_metadata("k.csv") == MEANT
+
+
+@pytest.mark.parametrize(
+    "fault", [fault for fault in [*CUTS, *ANSWERS] if not fault.limits], ids=named
+)
+def test_command(place: Place, fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_LONGEST_PAUSE", 0.01)
+    place.hold(SHORT)
+    shell = Inside(place.new())
+    (shell.folder / "mountcache.toml").write_text(
+        f'url = "{place.server.url}"\nlayout = "static"\n'
+    )
+    assert shell("ls").code == 0
+    place.server.break_down("/data/k.csv", fault)
+    ended = shell("get", "k.csv", "-o", "target")
+    target = shell.folder / "target"
+    if ended.code == 0:
+        assert fault.ends != "error"
+        assert target.read_bytes() == SHORT
+    else:
+        assert len(ended.err.strip().splitlines()) == 1, ended.err
+        assert "Traceback" not in ended.err
+        assert not target.exists()
+    place.server.heal()
+    assert shell("get", "k.csv", "-o", "target").code == 0
+    assert target.read_bytes() == SHORT

@@ -39,6 +39,7 @@ _CONNECTIONS: Final = 64
 _BLOCK: Final = 131072
 _HARDLY: Final = 4096
 _LENGTH: Final = re.compile(r"\d{1,18}", re.ASCII)
+_CHUNK: Final = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?\r?\n", re.DOTALL)
 _EITHER: Final = zlib.MAX_WBITS | 32
 
 
@@ -126,6 +127,40 @@ class _Timed(io.RawIOBase):
         super().close()
 
 
+class _Frames(io.BufferedReader):
+    """The stream of an answer, which takes nothing for the frame of a chunk that is none.
+
+    urllib3 reads sizes as Python's int() does, negative ones and "0x" too, and passes over the two
+    bytes after a chunk whatever they are.
+    """
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        super().__init__(raw)
+        self.chunked = False
+        """Whether the head is over, and the body comes in chunks."""
+        self._left = 0
+        """What is to come of a chunk, with the end of its line."""
+
+    def readline(self, limit: int | None = -1) -> bytes:
+        line = super().readline(limit)
+        if self.chunked and line:
+            found = _CHUNK.fullmatch(line)
+            if found is None:
+                raise BadStatusLine(f"the chunk {line[:40]!r}")
+            size = int(found.group(1), 16)
+            self._left = size + 2
+            self.chunked = size > 0  # after the last chunk come fields
+        return line
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        if self._left:
+            self._left -= len(data)
+            if self._left == 0 and not data.endswith(b"\r\n"):
+                raise BadStatusLine("a chunk that is longer than its size")
+        return data
+
+
 class _Lines:
     """The stream of an answer, which remembers the last line that was read of it."""
 
@@ -152,7 +187,7 @@ class _FinalResponse(HTTPResponse):
     def __init__(self, sock: Any, *args: Any, **others: Any) -> None:
         super().__init__(sock, *args, **others)
         self._timed = _Timed(self.fp.detach(), sock)
-        self.fp = io.BufferedReader(self._timed)
+        self.fp = _Frames(self._timed)
 
     def begin(self) -> None:
         stream = self.fp
@@ -169,6 +204,8 @@ class _FinalResponse(HTTPResponse):
             self._timed.go_on()
         if lines.last not in (b"\r\n", b"\n"):
             raise RemoteDisconnected("the connection ended in the head of the answer")
+        if self.chunked:
+            stream.chunked = True
         self._check_framing()
 
     def _check_framing(self) -> None:

@@ -94,6 +94,8 @@ class Answer:
         """
         try:
             data = self.body.read(limit + 1)
+            # Only what comes after its last byte tells that a body is whole.
+            data += self.body.read(1) if len(data) <= limit else b""
         finally:
             self.body.close()
         if len(data) > limit:

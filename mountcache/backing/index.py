@@ -28,7 +28,12 @@ Entry = tuple[str, str, str | None, int | None, str | None]
 """(key, metadata as JSON text, version, size, sha256)."""
 
 _WINDOW: Final = 1048576
-_LONGEST: Final = 64 * _WINDOW
+_LONGEST: Final = 16 * _WINDOW
+"""Characters of one entry."""
+_LONGEST_IN_ALL: Final = 4096 * _WINDOW
+"""Bytes of an index, or listing: tens of millions of entries."""
+_LONGEST_GAP: Final = _WINDOW
+"""Characters of space between two values."""
 _LONGEST_DATA: Final = 10**18
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 _SHA256: Final = re.compile("[0-9a-fA-F]{64}")
@@ -67,6 +72,7 @@ class JSONWindow:
         # With a signature at its beginning or without: both are found in the wild.
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")(errors)
         self._ended = False
+        self._taken = 0
 
     def more(self) -> bool:
         """Take in more text, dropping what lies behind; False at the end."""
@@ -78,14 +84,21 @@ class JSONWindow:
             raise Broken(f"it has one entry of more than {_LONGEST:,} characters")
         data = self._stream.read(_WINDOW)
         self._ended = not data
+        self._taken += len(data)
+        if self._taken > _LONGEST_IN_ALL:
+            raise Broken(f"it is longer than {_LONGEST_IN_ALL:,} bytes")
         self.text += self._decoder.decode(data, final=self._ended)
         return True
 
     def next(self) -> str:
         """Return the next character that isn't space, without taking it; "" at the end."""
+        gap = 0
         while True:
             found = _SPACE.match(self.text, self.at)
             assert found is not None
+            gap += found.end() - self.at
+            if gap > _LONGEST_GAP:
+                raise Broken(f"it has more than {_LONGEST_GAP:,} characters of space in a row")
             self.at = found.end()
             if self.at < len(self.text):
                 return self.text[self.at]

@@ -170,8 +170,12 @@ def _fetched(mount: Mount, row: Row) -> _Came:
         if source.size is not None and source.size <= BLOCK:
             data, clean = whole(source)
             return _Came(row, len(data), clean, None if clean else _not_kept(mount, row))
+        size, room = 0, mount.catalog.available()
         with fill(mount, row, value, promise, asked=False) as stream:
-            size = sum(len(chunk) for chunk in chunks(stream))
+            for chunk in chunks(stream):
+                size += len(chunk)
+                if room is not None and size > room:  # a body without an end, perhaps
+                    return _Came(row, size, error=_not_kept(mount, row))
         copy = mount.catalog.row(row.key).copy
         return _Came(row, size, error=None if copy else _not_kept(mount, row))
     except (StoreError, KeyError, OSError) as error:
