@@ -187,7 +187,8 @@ class _FinalResponse(HTTPResponse):
     def __init__(self, sock: Any, *args: Any, **others: Any) -> None:
         super().__init__(sock, *args, **others)
         self._timed = _Timed(self.fp.detach(), sock)
-        self.fp = _Frames(self._timed)
+        self._frames = _Frames(self._timed)
+        self.fp = self._frames
 
     def begin(self) -> None:
         stream = self.fp
@@ -205,7 +206,7 @@ class _FinalResponse(HTTPResponse):
         if lines.last not in (b"\r\n", b"\n"):
             raise RemoteDisconnected("the connection ended in the head of the answer")
         if self.chunked:
-            stream.chunked = True
+            self._frames.chunked = True
         self._check_framing()
 
     def _check_framing(self) -> None:

@@ -125,6 +125,9 @@ class Sender:
             if isinstance(attempt, PushResult):
                 return replace(attempt, message=" ".join(filter(None, (said, attempt.message))))
             theirs = attempt
+            now = self.mount.catalog.row(edit.key).edit
+            if now is not None and now.seq == edit.seq:
+                edit, base = now, now.base
         return PushResult(key, "failed", "upstream changes faster than it can be compared with")
 
     def _look_before(self, edit: Edit) -> Theirs | None:
@@ -187,7 +190,7 @@ class Sender:
         except BaseException:
             mount.journal.unknown(op)
             raise
-        mount.journal.refused(op)
+        mount.journal.refused(op, half=_half(op, theirs))
         return theirs
 
     def _request(self, op: Op, expected: Base, parts: frozenset[str]) -> Pushed:
@@ -269,7 +272,7 @@ class Sender:
         if op.kind == "put" and theirs.present and verdict is Verdict.UNSURE:
             self._applied(op, Settled(None, _meta_of(op, theirs)))
             return PushResult(key, "pushed", "too large to read back", grade)
-        if op.kind == "put" and theirs.present:
+        if op.kind == "put" and theirs.present and verdict is Verdict.CONFLICT:
             self._applied(op, Settled(None, op.meta), altered=True)
             return PushResult(
                 key,
@@ -279,7 +282,8 @@ class Sender:
                 grade,
                 version=theirs.version,
             )
-        mount.journal.refused(op, "upstream took the request but doesn't show it")
+        message = "upstream took the request but doesn't show it"
+        mount.journal.refused(op, message, half=_half(op, theirs))
         return PushResult(
             key, "failed", "upstream took the request but doesn't show what was sent", grade
         )
@@ -347,10 +351,8 @@ class Sender:
                 self._applied(op, self._settled(op, theirs))
             case Verdict.CONFLICT if send and self._enforces and op.base.as_base is not None:
                 self._ask_again(op)
-            case Verdict.SEND_DATA | Verdict.SEND_METADATA:
-                mount.journal.refused(op, half=_base_of(theirs))
             case _:
-                mount.journal.refused(op)
+                mount.journal.refused(op, half=_half(op, theirs))
 
     @property
     def _polled(self) -> bool:
@@ -393,6 +395,12 @@ def _base_of(theirs: Theirs) -> BaseOf:
     if theirs.version is not None:
         return BaseOf("version", theirs.version, theirs.sha256, theirs.meta)
     return BaseOf("digest", None, theirs.sha256, theirs.meta)
+
+
+def _half(op: Op, theirs: Theirs) -> BaseOf | None:
+    """Return what upstream shows, if that is half of an op and half its base."""
+    half = judge(op, theirs) in (Verdict.SEND_DATA, Verdict.SEND_METADATA)
+    return _base_of(theirs) if half else None
 
 
 def _unbased(theirs: Theirs) -> str:
