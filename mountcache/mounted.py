@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mountcache.abc import (
+    ABSENT,
     AbstractReadOnlyStore,
     AbstractStore,
     Base,
@@ -528,16 +529,25 @@ class MountedStore(AbstractStore):
         return staged
 
     def _learn(self, short: str) -> Row:
-        """Ask upstream about a key that nothing is known of here."""
-        mount = self.mount
+        """Ask upstream about a key that nothing is known of here.
+
+        What its author was given before stays what the change is made from: also of a value that
+        passed by and wasn't kept.
+        """
+        mount, catalog = self.mount, self.mount.catalog
         row = mount.staging.row(short, mounted=True)
-        known = row.edit is not None or row.copy is not None or row.entry is not None
-        if known or mount.catalog.has_handed(short):
+        if row.edit is not None or row.copy is not None or row.entry is not None:
+            return row
+        seen = catalog.handed(short) if catalog.has_handed(short) else None
+        if seen is not None and seen.version is ABSENT:
             return row
         try:
             self._overlay.metadata(short, self._options)
         except KeyError:
             return row
+        finally:
+            if seen is not None:
+                catalog.hand_out(short, seen)
         return mount.staging.row(short, mounted=True)
 
     def transaction(self, notes: str) -> AbstractContextManager[object]:

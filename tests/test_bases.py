@@ -266,3 +266,24 @@ def test_metadata_of_any_name_are_found(name: str) -> None:
     put(store, "k", "data", **{name: 1})
     assert list(store.query_keys(**{name: 1})) == ["k"]
     assert list(store.query_keys(**{name: 2})) == []
+
+
+@pytest.mark.parametrize("changed", [False, True])
+@pytest.mark.parametrize("change", ["delete", "update_metadata"])
+def test_value_that_passed_by_is_what_a_later_change_is_made_from(
+    store: MountedStore, origin: Origin, change: str, changed: bool
+) -> None:
+    put(origin, "k", "data", n=1)
+    passing = store.with_options(fill=False)
+    assert passing.to_bytes("k") == b"data"
+    assert store.mount.catalog.row("k").entry is None
+    if changed:
+        put(origin, "k", "theirs", n=100)
+    if change == "delete":
+        passing.delete("k")
+    else:
+        passing.update_metadata("k", {"n": 2})
+    outcomes = {result.outcome for result in sync.push(store).results}
+    assert ("conflict" in outcomes) is changed
+    if changed:
+        assert origin.to_bytes("k") == b"theirs"

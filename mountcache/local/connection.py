@@ -23,7 +23,14 @@ from mountcache.errors import (
 )
 from mountcache.local.schema import FORMAT
 
-__all__ = ["GuardedConnection", "damaged", "is_damage", "newer_format", "store_error"]
+__all__ = [
+    "GuardedConnection",
+    "damaged",
+    "failed_to_sync",
+    "is_damage",
+    "newer_format",
+    "store_error",
+]
 
 _execute = sqlite3.Connection.execute
 
@@ -128,6 +135,12 @@ def is_damage(error: sqlite3.Error) -> bool:
             return _OTHER_TABLES.match(str(error)) is not None
         case _:
             return False
+
+
+def failed_to_sync(error: sqlite3.Error) -> bool:
+    """Return whether a commit failed when all of it may have been written."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF == sqlite3.SQLITE_IOERR
 
 
 def newer_format(version: int, where: str) -> DirectoryError:

@@ -27,7 +27,7 @@ from mountcache.errors import (
     StoreBusyError,
     StoreFullError,
 )
-from mountcache.local.connection import GuardedConnection, store_error
+from mountcache.local.connection import GuardedConnection, failed_to_sync, store_error
 from mountcache.local.planted import value_opener
 
 __all__ = [
@@ -279,10 +279,13 @@ class Spool:
         try:
             yield
         except OSError as error:
-            if not full(error):
-                raise
-            raise StoreFullError(
-                f"no room for a value of {self.size} bytes or more: {self._files.room()}"
+            if full(error):
+                raise StoreFullError(
+                    f"no room for a value of {self.size} bytes or more: {self._files.room()}"
+                ) from error
+            raise DirectoryError(
+                f"a value of {self.size} bytes or more can't be written to the store's directory: "
+                f"{error.strerror}"
             ) from error
 
 
@@ -478,6 +481,11 @@ class DatabaseContent(ABC):
             # An interrupt may come when the commit is done already.
             if isinstance(error, sqlite3.Error) or commit.con.in_transaction:
                 self._take_back(commit)
+                if isinstance(error, sqlite3.Error) and failed_to_sync(error):
+                    # All of it is in the log, and whoever reads that in after a crash takes it
+                    # for done: then its rows need their files. Until then gc leaves them.
+                    for spool in commit.adopted:
+                        spool.adopted = True
             else:
                 self._settle(commit)
             if isinstance(error, sqlite3.Error) and (meant := store_error(error, self.where)):
@@ -557,7 +565,14 @@ class DatabaseContent(ABC):
         if mode == RAW and type(value) is bytes:
             return io.BytesIO(value)
         if mode == BINARY and filename is not None:
-            stream = open(self.path(filename), "rb", opener=value_opener)  # noqa: SIM115 - returned
+            try:
+                stream = open(self.path(filename), "rb", opener=value_opener)  # noqa: SIM115
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                raise DirectoryError(
+                    f"{filename} in {self.where} can't be read: {error.strerror}"
+                ) from error
             if (found := os.fstat(stream.fileno()).st_size) == size:
                 return stream
             stream.close()

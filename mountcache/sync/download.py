@@ -19,7 +19,7 @@ from typing import Final
 
 from mountcache.errors import ChangedWhileReadingError, IntegrityError, StoreError
 from mountcache.local import partial as partials
-from mountcache.local.content import Content, full
+from mountcache.local.content import Content
 from mountcache.local.partial import BLOCK, Partial
 from mountcache.sync.keeping import NOT_KEPT, Keeping, drop_quietly, make_room
 from mountcache.sync.passing import Body, OutOfRoomError, Passing
@@ -276,8 +276,6 @@ class Download:
         try:
             self._partial.write(piece, at)
         except OSError as error:
-            if not full(error):
-                raise
             feed.give_back(piece)
             with self._turn:
                 self._full = True
@@ -289,9 +287,7 @@ class Download:
     def _note(self, block: int) -> None:
         try:
             self._partial.note(block)
-        except OSError as error:
-            if not full(error):
-                raise
+        except OSError:
             self._full = True
         else:
             del self._filled[block]
@@ -330,9 +326,7 @@ class Download:
             except BaseException:
                 new.close()
                 raise
-        except (*NOT_KEPT, OSError) as error:
-            if isinstance(error, OSError) and not full(error):
-                raise
+        except NOT_KEPT as error:
             with self._turn:
                 self._full = True
             raise OutOfRoomError from error
@@ -445,10 +439,6 @@ def _obtain(source: Source) -> Partial | None:
             partial.close()
             raise
     except NOT_KEPT:
-        return None
-    except OSError as error:
-        if not full(error):
-            raise
         return None
 
 

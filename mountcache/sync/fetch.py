@@ -13,7 +13,7 @@ import io
 from mountcache.abc import Value
 from mountcache.errors import ChangedWhileReadingError
 from mountcache.local import partial as partials
-from mountcache.local.content import Spool, full
+from mountcache.local.content import Spool
 from mountcache.local.partial import BLOCK
 from mountcache.local.records import Clean, Row
 from mountcache.sync.download import Download, join
@@ -153,10 +153,6 @@ def _body(source: Source, *, asked: bool) -> Body:
     try:
         return Single(source, partials.create(catalog.content, size), asked=asked)
     except NOT_KEPT:
-        return Passing(source)
-    except OSError as error:
-        if not full(error):
-            raise
         return Passing(source)
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from mountcache.errors import (
+    DirectoryError,
     IntegrityError,
     ReadOnlyStoreError,
     StoreBusyError,
@@ -19,7 +20,7 @@ from mountcache.errors import (
 )
 from mountcache.local import partial as partials
 from mountcache.local.catalog import Catalog
-from mountcache.local.content import Spool, full
+from mountcache.local.content import Spool
 from mountcache.local.partial import BLOCK, Partial
 from mountcache.local.records import Clean
 from mountcache.sync.passing import Body, OutOfRoomError, Passing
@@ -27,8 +28,9 @@ from mountcache.sync.source import Digests, Feed, Source, verify
 
 __all__ = ["NOT_KEPT", "Keeping", "Single", "drop_quietly", "kept", "make_room"]
 
-NOT_KEPT: Final = (StoreBusyError, StoreFullError, ReadOnlyStoreError)
-"""What keeps a value from being kept, and fails no read."""
+NOT_KEPT: Final = (StoreBusyError, StoreFullError, ReadOnlyStoreError, DirectoryError, OSError)
+"""What keeps a value from being kept, and fails no read: what comes over the network raises
+nothing of it."""
 
 _SCRATCH: Final = 65536
 
@@ -126,10 +128,6 @@ def kept(name: str) -> Iterator[None]:
         _logger.info("%r was dropped while it was being downloaded", name)
     except NOT_KEPT as error:
         _logger.info("%r isn't kept: %s", name, error)
-    except OSError as error:
-        if not full(error):
-            raise
-        _logger.info("%r isn't kept: %s", name, error)
 
 
 def _spooled(catalog: Catalog, partial: Partial, size: int) -> Spool:
@@ -211,8 +209,6 @@ class Single:
                 self._check_room(start, feed.at)
                 self._partial.write(piece, start)
             except OSError as error:
-                if not full(error):
-                    raise
                 feed.give_back(piece)
                 raise OutOfRoomError from error
             self._keeping.digests.update(piece, start)

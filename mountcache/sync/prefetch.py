@@ -197,12 +197,10 @@ def _kept(mount: Mount, batch: list[_Came]) -> list[_Came]:
         if not mount.catalog.room_for(sum(clean.size for clean in cleans)):
             return [_without_room(mount, came) for came in batch]
         mount.catalog.keep(cleans, asked=False)
-    except StoreError as error:
+    except (StoreError, OSError) as error:
+        if isinstance(error, OSError) and full(error):
+            return [_without_room(mount, came) for came in batch]
         return [came if came.clean is None else _Came(came.row, error=error) for came in batch]
-    except OSError as error:
-        if not full(error):
-            raise
-        return [_without_room(mount, came) for came in batch]
     finally:
         for clean in cleans:
             discard(clean)
