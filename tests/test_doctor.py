@@ -270,6 +270,43 @@ def test_staged_values_outlive_a_database_with_damaged_pages(path: Path, seed: i
     assert [each for each in remaining if each.kind != "staged bytes"] == []
 
 
+@pytest.mark.parametrize("left", [0.9, 0.5, 0.2, 0.0])
+def test_database_that_was_cut_off_gives_back_what_is_left_of_it(path: Path, left: float) -> None:
+    database = path / "cache.db"
+    os.truncate(database, int(database.stat().st_size * left))
+    assert [each.kind for each in examine(path)] == ["database"]
+    repair(path)
+    kept = staged(path)
+    expected = {**STAGED, "theirs": b"x"}
+    assert all(expected[key] == data for key, data in kept.items())
+    for key in ("staged/large", "staged/other"):
+        assert key in kept or STAGED[key] in lost(path)
+    assert [each for each in examine(path) if each.severity != "note"] == []
+
+
+def test_log_that_was_deleted_takes_the_last_commits_along_and_no_others(path: Path) -> None:
+    script = (
+        "import io, os, sys\n"
+        "from mountcache import DiskCacheStore\n"
+        "store = DiskCacheStore(sys.argv[1])\n"
+        "store.set('late', (io.BytesIO(b'late' * 20000), {}))\n"
+        "store.delete('staged/large')\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    (path / "cache.db-wal").unlink()
+    (path / "cache.db-shm").unlink(missing_ok=True)
+    told = repair(path)
+    kept = staged(path)
+    # The file of a value that was deleted in the log has gone with it, and that is told.
+    missing = {each.key for each in told if each.kind == "staged bytes"}
+    assert missing == {"staged/large"}
+    assert {key: kept[key] for key in kept if key not in missing} == {
+        "theirs": b"x", "staged/small": SMALL, "staged/other": LARGE[::-1]
+    }  # fmt: skip
+    assert "late" not in kept
+
+
 def test_repair_that_was_killed_is_ended_by_the_next(path: Path) -> None:
     sql("DROP TRIGGER staged_bytes_stay")(path)
     killed = 0
