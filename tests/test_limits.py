@@ -6,6 +6,9 @@ import importlib
 import io
 import re
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +26,7 @@ from mountcache.errors import (
 )
 from mountcache.local import catalog, staging
 from mountcache.local import listing as local_listing
+from mountcache.local.disk import DiskCacheStore
 from mountcache.local.memory import MemoryStore
 from mountcache.mounted import MountedStore
 from tests.command import ROOT
@@ -36,7 +40,7 @@ ROWS = [
     for line in PAGE.splitlines()
     if line.startswith("| ") and not line.startswith("| what")
 ]
-UNITS = {"MiB": 2**20, "GiB": 2**30, "days": 86400, "s": 1}
+UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "days": 86400, "s": 1}
 
 
 def named(name: str) -> Any:
@@ -203,3 +207,35 @@ def test_keys_that_are_gone_are_forgotten_when_they_are_more_than_are_there(
         assert {key[0] for key in known} <= {"6", "7"}
         (edit,) = store.staged()
         assert edit.upstream == "gone"
+
+
+def test_log_of_the_database_stays_small(tmp_path: Path) -> None:
+    origin = Indexed()
+    log = tmp_path / "store" / "cache.db-wal"
+    with DiskCacheStore(tmp_path / "store", min_free=0, durability="normal") as local:
+        store = MountedStore("", local, origin)
+        for number in range(100):
+            store.set(f"mine/{number}", (io.BytesIO(bytes(20_000)), {}))
+        assert log.stat().st_size <= 512 * 1024
+        metadata = {"text": "x" * 1000}
+        origin.items = {f"{number:06}": Item(b"x", metadata=metadata) for number in range(30_000)}
+        store.update_index()
+        assert log.stat().st_size <= 20_000 * 4096 * 1.1
+        for number in range(10):
+            store.set(f"more/{number}", (io.BytesIO(bytes(20_000)), {}))
+        assert log.stat().st_size <= 512 * 1024
+
+
+def test_connections_that_are_kept_have_an_end() -> None:
+    with ScriptedServer() as server, StaticURLStore(server.url, "", None) as store:
+        server.on("GET", "/a", Reply(200, b"a"))
+
+        def read(_: int) -> bytes:
+            return store.to_bytes("a")
+
+        with ThreadPoolExecutor(100) as pool:
+            assert set(pool.map(read, range(400))) == {b"a"}
+        deadline = time.monotonic() + 20
+        while (kept := len(server._open)) > 64 and time.monotonic() < deadline:
+            time.sleep(0.05)  # the server hears of each end a moment later
+        assert 1 <= kept <= 64

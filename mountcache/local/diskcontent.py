@@ -62,6 +62,8 @@ VALUES (?, 1, ?, ?, ?, ?, ?, ?)
 _logger = logging.getLogger("mountcache")
 
 _DEFAULT_LIMIT = 10 * 2**30
+_LOG_LIMIT = 256 * 1024
+"""Bytes that the database's log keeps once it was read in; it is, after each so many."""
 _ROOMS = [f"{number:02x}" for number in range(256)]
 
 
@@ -285,7 +287,7 @@ class DiskContent(DatabaseContent):
                 )
             self._set_durability(con)
             con.execute("PRAGMA wal_autocheckpoint = 64")
-            con.execute(f"PRAGMA journal_size_limit = {256 * 1024}")
+            con.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
         self._local.lease = _Lease(con, self._mode)
         self._local.connection = con
         return con
