@@ -70,7 +70,7 @@ class Overlay:
             return None
         (
             kind, meta, version, size, sha, modified, checked, expires,
-            mode, filename, bytes_here, *listed,
+            mode, filename, bytes_here, stored_at, *listed,
         ) = hit  # fmt: skip
         entry = None
         age = 0.0
@@ -90,7 +90,8 @@ class Overlay:
             ):
                 return None
         try:
-            stream = self._catalog.content.open((mode, filename, bytes_here, size))
+            stored = (mode, filename, bytes_here, size, stored_at)
+            stream = self._catalog.content.open(stored)
         except FileNotFoundError:
             return None  # the slow path says what is missing
         self._counts.hits += 1

@@ -55,7 +55,7 @@ def stored(content: DatabaseContent, content_id: str) -> Any:
     return (
         content.connection()
         .execute(
-            "SELECT mode, filename, value, size FROM Cache WHERE key = ? AND raw = 1",
+            "SELECT mode, filename, value, size, store_time FROM Cache WHERE key = ? AND raw = 1",
             (content_id,),
         )
         .fetchone()

@@ -120,7 +120,7 @@ def test_pickle_that_a_stranger_wrote_isnt_run(disk: DiskContent) -> None:
         stranger.set("value", Trap())
         stranger.set(("key", Trap()), b"value")
         stranger.set("large", [Trap(), b"x" * 100_000])
-    rows = "SELECT mode, filename, value, size FROM Cache WHERE mode = 4"
+    rows = "SELECT mode, filename, value, size, store_time FROM Cache WHERE mode = 4"
     for row in disk.connection().execute(rows):
         with pytest.raises(DirectoryError, match="another program"):
             disk.open(row)
@@ -138,7 +138,7 @@ def test_row_that_leads_out_of_the_directory_isnt_followed(
     disk: DiskContent, filename: str
 ) -> None:
     with pytest.raises(DirectoryError, match="names a file"):
-        disk.open((2, filename, None, 0))
+        disk.open((2, filename, None, 0, 0.0))
     with pytest.raises(DirectoryError, match="names a file"):
         disk.cache.disk.fetch(2, filename, None, True)
     with pytest.raises(DirectoryError, match="names a file"):

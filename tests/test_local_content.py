@@ -57,9 +57,9 @@ def test_what_was_adopted_is_read_back(content: DatabaseContent, data: bytes) ->
 def test_large_bytes_lie_in_a_file_of_their_own_and_small_ones_in_the_row(
     disk: DiskContent,
 ) -> None:
-    mode, filename, value, _ = stored(disk, keep(disk, SMALL, "small"))
+    mode, filename, value, *_ = stored(disk, keep(disk, SMALL, "small"))
     assert (mode, filename, value) == (1, None, SMALL)
-    mode, filename, value, _ = stored(disk, keep(disk, LARGE, "large"))
+    mode, filename, value, *_ = stored(disk, keep(disk, LARGE, "large"))
     assert (mode, value) == (2, None)
     assert files(disk) == [disk.path(filename)]
 

@@ -6,6 +6,7 @@ Reads take no lock. Each change is one commit through `Content.write`. Next door
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import sqlite3
@@ -15,10 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mountcache.abc import ABSENT
+from mountcache.abc import ABSENT, chunks
 from mountcache.errors import StoreError, StoreFullError
 from mountcache.local import schema, undo
-from mountcache.local.content import Content
+from mountcache.local.content import AlteredError, Content
 from mountcache.local.decide import is_outdated, seen_of_copy, seen_of_entry
 from mountcache.local.records import (
     BaseOf,
@@ -61,7 +62,7 @@ _MINE = """
 SELECT e.kind, iif(e.kind IS NULL, {meta}, e.meta), iif(e.kind IS NULL, c.version, e.version),
        iif(e.kind IS NULL, c.size, e.size), iif(e.kind IS NULL, c.sha, e.sha),
        iif(e.kind IS NULL, c.modified, e.at), c.checked, c.expires,
-       b.mode, b.filename, b.value{more}
+       b.mode, b.filename, b.value, b.store_time{more}
 FROM {start}
 LEFT JOIN edit e INDEXED BY {index} ON e.key = ?1
 LEFT JOIN copy c ON c.key = ?1
@@ -262,29 +263,46 @@ class Catalog:
         count: int = con.execute(sql).fetchone()[0]
         return count
 
-    def open_content(self, content: str) -> io.BufferedIOBase:
+    def open_content(self, content: str, sha256: str | None) -> io.BufferedIOBase:
         """Return a stream of bytes that are in the store.
+
+        Parameters
+        ----------
+        sha256
+            What they are: compared if their file was written again since they were stored.
 
         Raises
         ------
         FileNotFoundError
-            If they have gone.
+            If they have gone, or are others now.
         """
         found = (
             self.content.connection()
             .execute(
-                "SELECT mode, filename, value, size FROM Cache WHERE key = ? AND raw = 1",
+                "SELECT mode, filename, value, size, store_time FROM Cache"
+                " WHERE key = ? AND raw = 1",
                 (content,),
             )
             .fetchone()
         )
         if found is None:
             raise FileNotFoundError(content)
-        return self.content.open(found)
+        try:
+            return self.content.open(found)
+        except AlteredError as error:
+            stream = self.content.open(found, altered=True)
+            digest = hashlib.sha256()
+            for chunk in chunks(stream):
+                digest.update(chunk)
+            if digest.hexdigest() == sha256:
+                stream.seek(0)
+                return stream
+            stream.close()
+            raise FileNotFoundError(f"{error}, and isn't what it was") from None
 
     def open_copy(self, copy: Copy) -> io.BufferedIOBase:
         """Return a stream of a clean copy; FileNotFoundError if its bytes have gone."""
-        return self.open_content(copy.content)
+        return self.open_content(copy.content, copy.sha256)
 
     # -- what was handed out -------------------------------------------------------------
 

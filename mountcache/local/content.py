@@ -51,8 +51,15 @@ RAW: Final = 1
 BINARY: Final = 2
 """diskcache's mode of bytes that lie in a file."""
 
-Stored = tuple[int, str | None, bytes | None, int]
-"""The columns (mode, filename, value, size) of a row of ``Cache``."""
+Stored = tuple[int, str | None, bytes | None, int, float]
+"""The columns (mode, filename, value, size, store_time) of a row of ``Cache``."""
+_TICK: Final = 2.0
+"""Seconds by which the time of a file may differ from that of the clock when it was written."""
+
+
+class AlteredError(FileNotFoundError):
+    """A file of bytes was written again since they were stored: perhaps they are others now."""
+
 
 WAIT: Final = 5.0
 """Seconds for which a writer waits for another one."""
@@ -348,11 +355,18 @@ class Content(Protocol):
         Their files go after the commit, never before.
         """
 
-    def open(self, stored: Stored) -> io.BufferedIOBase:
+    def open(self, stored: Stored, *, altered: bool = False) -> io.BufferedIOBase:
         """Return a seekable snapshot of a byte string.
+
+        Parameters
+        ----------
+        altered
+            Also of a file that was written again: the caller compares it with its digest.
 
         Raises
         ------
+        AlteredError
+            If its file was written again since it was stored.
         FileNotFoundError
             If it has gone, or isn't as long as it was.
         """
@@ -405,6 +419,8 @@ class DatabaseContent(ABC):
     def __init__(self, where: str) -> None:
         self.where = where
         self._turn = threading.RLock()
+        self.named = 0.0
+        """When the directory was named: files written before that are those of a copy of it."""
         self._writer: int | None = None
         self._commit: _Commit | None = None
         self._generation = 0
@@ -560,8 +576,8 @@ class DatabaseContent(ABC):
     def path(self, filename: str) -> Path:
         """Return where a file is."""
 
-    def open(self, stored: Stored) -> io.BufferedIOBase:
-        mode, filename, value, size = stored
+    def open(self, stored: Stored, *, altered: bool = False) -> io.BufferedIOBase:
+        mode, filename, value, size, at = stored
         if mode == RAW and type(value) is bytes:
             return io.BytesIO(value)
         if mode == BINARY and filename is not None:
@@ -573,10 +589,15 @@ class DatabaseContent(ABC):
                 raise DirectoryError(
                     f"{filename} in {self.where} can't be read: {error.strerror}"
                 ) from error
-            if (found := os.fstat(stream.fileno()).st_size) == size:
+            found = os.fstat(stream.fileno())
+            if found.st_size == size and (altered or found.st_mtime <= max(at, self.named) + _TICK):
                 return stream
             stream.close()
-            raise FileNotFoundError(f"{filename} has {found} bytes, and not the {size} it had")
+            if found.st_size == size:
+                raise AlteredError(f"{filename} was written again since it was stored")
+            raise FileNotFoundError(
+                f"{filename} has {found.st_size} bytes, and not the {size} it had"
+            )
         raise DirectoryError(
             f"{self.where} holds bytes of a kind that mountcache doesn't write (mode {mode}), so "
             "another program wrote into it; they aren't read"

@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -70,6 +71,8 @@ class Found:
     incarnation: str = ""
     moved: bool = False
     """Whether the database was in another place when it was named."""
+    named: float = 0.0
+    """When that was: who copied it wrote its files anew."""
 
 
 def file_system_of(path: Path) -> str:
@@ -263,8 +266,8 @@ def _look(con: sqlite3.Connection, path: Path, *, whole: bool) -> Found:
         check_state(con, path)
     settled = check_settings(con, path)
     named = dict(con.execute("SELECT name, value FROM place"))
-    incarnation = str(named.pop("incarnation"))
-    return Found(True, whole, settled, incarnation, named != _place(path))
+    incarnation, at = str(named.pop("incarnation")), float(named.pop("named", 0.0))
+    return Found(True, whole, settled, incarnation, named != _place(path), at)
 
 
 def _place(path: Path) -> dict[str, int]:
@@ -320,6 +323,6 @@ def name_again(con: sqlite3.Connection, path: Path) -> str:
     con.execute(PLACE.replace("TABLE", "TABLE IF NOT EXISTS"))
     con.executemany(
         "INSERT INTO place VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-        {"incarnation": incarnation, **_place(path)}.items(),
+        {"incarnation": incarnation, "named": time.time(), **_place(path)}.items(),
     )
     return incarnation

@@ -106,7 +106,7 @@ class DiskContent(DatabaseContent):
         self._durable = durability == "full"
         self._shared = shared == "group"
         self.boot = _boot()
-        self.incarnation = ""
+        self.incarnation, self.named = "", 0.0
         self._local = threading.local()
         self._opening = threading.RLock()
         self._connections: weakref.WeakSet[GuardedConnection] = weakref.WeakSet()
@@ -146,7 +146,7 @@ class DiskContent(DatabaseContent):
                 self._begin_life()
             finally:
                 lock.release()
-        self.incarnation = found.incarnation
+        self.incarnation, self.named = found.incarnation, found.named
         self._collect(anyway=False)
 
     def _joins(self, lock: FileLock) -> bool:
@@ -175,7 +175,7 @@ class DiskContent(DatabaseContent):
     def _mend(self, found: places.Found) -> places.Found:
         """Bring a directory that isn't finished, or isn't where it was, into its proper state."""
         path = self.directory
-        incarnation = found.incarnation
+        incarnation, named = found.incarnation, found.named
         if not found.exists:
             places.make(path)
         con = self.connection()
@@ -190,7 +190,7 @@ class DiskContent(DatabaseContent):
                     StoreCache(self.where, lambda: con, self.new_id, create=True)
                 write_settings(con)
                 if not found.exists or found.moved:
-                    incarnation = places.name_again(con, path)
+                    incarnation, named = places.name_again(con, path), time.time()
                 con.execute("COMMIT")
             except BaseException:
                 if con.in_transaction:
@@ -201,7 +201,7 @@ class DiskContent(DatabaseContent):
             self._set_durability(con)
         if not found.whole:
             places.fill(path)
-        return places.Found(True, True, True, incarnation)
+        return places.Found(True, True, True, incarnation, named=named)
 
     def _open_readonly(self) -> None:
         path = self.directory
@@ -213,7 +213,7 @@ class DiskContent(DatabaseContent):
         found = places.look(path, self._mode)
         if not found.exists:
             raise DirectoryError(f"the store in {path} isn't finished, and can't be written here")
-        self.incarnation = found.incarnation
+        self.incarnation, self.named = found.incarnation, found.named
         if found.moved:
             self.incarnation = secrets.token_hex(16)
         self._begin_life()

@@ -474,6 +474,6 @@ def _name_file(con: sqlite3.Connection, path: Path, content: str) -> None:
     filename = filename_of(content)
     con.execute(
         "INSERT INTO Cache (key, raw, store_time, access_time, size, mode, filename)"
-        " VALUES (?, 1, 0, 0, ?, ?, ?) ON CONFLICT DO NOTHING",
-        (content, (path / filename).stat().st_size, BINARY, filename),
+        " VALUES (?, 1, ?, 0, ?, ?, ?) ON CONFLICT DO NOTHING",
+        (content, time.time(), (path / filename).stat().st_size, BINARY, filename),
     )

@@ -20,7 +20,8 @@ __all__ = ["MemoryContent", "MemoryStore"]
 
 _CACHE = """
 CREATE TABLE Cache (rowid INTEGER PRIMARY KEY, key BLOB, raw INTEGER, mode INTEGER, filename TEXT,
-                    value BLOB, size INTEGER, UNIQUE (key, raw))
+                    value BLOB, size INTEGER, store_time REAL,
+                    UNIQUE (key, raw))
 """
 
 

@@ -76,7 +76,7 @@ class Mirror(MemoryStore):
         if seq != seq_before:
             if edit is not None and edit.kind == "put" and edit.content is not None:
                 try:
-                    stream = self.catalog.open_content(edit.content)
+                    stream = self.catalog.open_content(edit.content, edit.sha256)
                 except FileNotFoundError:
                     return False
                 mine = Snapshot(key, edit.meta, stream=stream, size=edit.size, modified=edit.at)

@@ -316,8 +316,8 @@ def _adopt_files(path: Path, con: sqlite3.Connection, lost: Lost) -> None:
         if content in named:
             con.execute(
                 "INSERT INTO Cache (key, raw, store_time, access_time, size, mode, filename)"
-                " VALUES (?, 1, 0, 0, ?, 2, ?)",
-                (content, file.stat().st_size, filename_of(content)),
+                " VALUES (?, 1, ?, 0, ?, 2, ?)",
+                (content, time.time(), file.stat().st_size, filename_of(content)),
             )
         else:
             lost.keep(content, file)

@@ -200,7 +200,7 @@ class Staging:
                 return staged.spool.open()
         if edit.content is None:
             raise FileNotFoundError(edit.key)
-        return self.catalog.open_content(edit.content)
+        return self.catalog.open_content(edit.content, edit.sha256)
 
     def view(
         self, where: Mapping[str, Any], *, merged: bool, pattern: str | None = None

@@ -356,7 +356,7 @@ def reread(read: Callable[[], Value], key: str) -> Value:
         except FileNotFoundError:
             continue
     raise IntegrityError(
-        f"the bytes of {key!r} are missing from the store's directory, or aren't as many as they "
+        f"the bytes of {key!r} are missing from the store's directory, or aren't what they "
         "were, though it is staged; restore the directory from a backup, or set the key again"
     )
 

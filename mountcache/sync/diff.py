@@ -170,7 +170,7 @@ def _base(mount: Mount, row: Row, base: BaseOf) -> Shown:
         content = op.content
         return Shown(
             "base", True, parse(op.meta), op.size, op.sha256, None,
-            None if content is None else lambda: mount.catalog.open_content(content),
+            None if content is None else lambda: mount.catalog.open_content(content, op.sha256),
         )  # fmt: skip
     if base.kind in ("none", "unknown", "op"):
         return Shown("base", None)

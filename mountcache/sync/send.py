@@ -219,7 +219,7 @@ class Sender:
         return Snapshot(
             op.key,
             op.meta,
-            stream=self.mount.catalog.open_content(op.content),
+            stream=self.mount.catalog.open_content(op.content, op.sha256),
             size=op.size,
             sha256=op.sha256,
             modified=op.at,

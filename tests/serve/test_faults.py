@@ -144,8 +144,8 @@ def test_data_that_is_cut_off_while_it_is_given_is_seen_to_be(
 ) -> None:
     opened = DiskContent.open
 
-    def open_then_cut(self: DiskContent, stored: Any) -> io.BufferedIOBase:
-        stream = opened(self, stored)
+    def open_then_cut(self: DiskContent, stored: Any, **how: Any) -> io.BufferedIOBase:
+        stream = opened(self, stored, **how)
         os.truncate(file_of(tmp_path, size), size - 1)
         return stream
 
