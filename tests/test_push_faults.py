@@ -206,6 +206,8 @@ LEFT_TO_PEOPLE = {
     ("nginx", "delete", BELIEVED),
     ("nginx", "create", "409 after applying"),
     ("a foreign server", "create", "409 after applying"),
+    ("nginx", "create", "412 for one's own write"),
+    ("a foreign server", "create", "412 for one's own write"),
 }
 """Where a server does half of what it was asked, and says of it what isn't so: what it shows then
 may be somebody's change, and stays a conflict until a person decides.

@@ -125,9 +125,6 @@ class Sender:
             if isinstance(attempt, PushResult):
                 return replace(attempt, message=" ".join(filter(None, (said, attempt.message))))
             theirs = attempt
-            now = self.mount.catalog.row(edit.key).edit
-            if now is not None and now.seq == edit.seq:
-                edit, base = now, now.base
         return PushResult(key, "failed", "upstream changes faster than it can be compared with")
 
     def _look_before(self, edit: Edit) -> Theirs | None:
@@ -190,7 +187,7 @@ class Sender:
         except BaseException:
             mount.journal.unknown(op)
             raise
-        mount.journal.refused(op, half=_half(op, theirs))
+        mount.journal.refused(op)
         return theirs
 
     def _request(self, op: Op, expected: Base, parts: frozenset[str]) -> Pushed:
@@ -282,8 +279,9 @@ class Sender:
                 grade,
                 version=theirs.version,
             )
-        message = "upstream took the request but doesn't show it"
-        mount.journal.refused(op, message, half=_half(op, theirs))
+        # Half of it, perhaps: the next push sends the other half.
+        half = _base_of(theirs) if verdict in (Verdict.SEND_DATA, Verdict.SEND_METADATA) else None
+        mount.journal.refused(op, "upstream took the request but doesn't show it", half=half)
         return PushResult(
             key, "failed", "upstream took the request but doesn't show what was sent", grade
         )
@@ -351,8 +349,10 @@ class Sender:
                 self._applied(op, self._settled(op, theirs))
             case Verdict.CONFLICT if send and self._enforces and op.base.as_base is not None:
                 self._ask_again(op)
+            case Verdict.SEND_DATA | Verdict.SEND_METADATA:
+                mount.journal.refused(op, half=_base_of(theirs))
             case _:
-                mount.journal.refused(op, half=_half(op, theirs))
+                mount.journal.refused(op)
 
     @property
     def _polled(self) -> bool:
@@ -395,12 +395,6 @@ def _base_of(theirs: Theirs) -> BaseOf:
     if theirs.version is not None:
         return BaseOf("version", theirs.version, theirs.sha256, theirs.meta)
     return BaseOf("digest", None, theirs.sha256, theirs.meta)
-
-
-def _half(op: Op, theirs: Theirs) -> BaseOf | None:
-    """Return what upstream shows, if that is half of an op and half its base."""
-    half = judge(op, theirs) in (Verdict.SEND_DATA, Verdict.SEND_METADATA)
-    return _base_of(theirs) if half else None
 
 
 def _unbased(theirs: Theirs) -> str:
