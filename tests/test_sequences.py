@@ -816,4 +816,4 @@ class TestGradeC:
         # It may as well have been a stranger: what was staged can be had back.
         (mine,) = undo.entries(store.mount.catalog.content.connection(), "k")
         assert mine.content is not None
-        assert store.mount.catalog.open_content(mine.content).read() == b"mine"
+        assert store.mount.catalog.open_content(mine.content, mine.sha256).read() == b"mine"

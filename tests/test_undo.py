@@ -45,7 +45,7 @@ def taken(store: MountedStore, key: str | None = None) -> list[tuple[str, bytes 
     for each in undo.entries(catalog.content.connection(), key):
         data = None
         if each.content is not None:
-            with catalog.open_content(each.content) as stream:
+            with catalog.open_content(each.content, each.sha256) as stream:
                 data = stream.read()
         found.append((each.key, data, each.why))
     return found
