@@ -136,8 +136,9 @@ def check(directory: Path, acknowledged: State, maybe: State) -> None:
     """Open what was left, on a disk that is well again."""
     with DiskCacheStore(directory, min_free=0) as local:
         store = MountedStore("", local, upstream())
-        assert plain(state(store)) in (acknowledged, maybe)
-        for key in DATA.keys() - dict(acknowledged).keys():
+        found = plain(state(store))
+        assert found in (acknowledged, maybe)
+        for key in DATA.keys() - dict(found).keys():
             assert store.to_bytes(key) == DATA[key]
         for act in ACTS.values():
             with suppress(KeyError, StoreError):  # it was done before

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -161,3 +162,24 @@ def test_a_delete_after_another_process_reverted_mine_asks_upstream(places: Plac
     places.other.revert("blind")
     places.author.delete("blind")
     assert [edit.state for edit in places.author.staged()] == ["deleted"]
+
+
+def test_an_edit_after_one_over_a_push_in_flight_was_reverted(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author, other = places.author, places.other
+    assert author.to_bytes("key") == b"0"
+    places.set(author, 1)
+    sent = DynamicURLStore.set_if
+
+    def edited_meanwhile(self: DynamicURLStore, *args: Any, **named: Any) -> Any:
+        places.set(author, 2)
+        return sent(self, *args, **named)
+
+    monkeypatch.setattr(DynamicURLStore, "set_if", edited_meanwhile)
+    assert outcome(other) == "pushed"
+    monkeypatch.setattr(DynamicURLStore, "set_if", sent)
+    other.revert("key")
+    places.set(author, 3)
+    assert outcome(author) == "pushed"
+    assert places.upstream.to_bytes("key") == b"3"

@@ -49,7 +49,7 @@ from mountcache.local.decide import (
     stage_write,
     token_of,
 )
-from mountcache.local.records import ABSENT_BASE, BaseOf, Edit, Row, Taken, Why
+from mountcache.local.records import ABSENT_BASE, BaseOf, Edit, Op, Row, Taken, Why
 from mountcache.local.rows import base_columns, norm_of
 from mountcache.local.view import matcher, view
 
@@ -90,8 +90,8 @@ class _Staged:
     announce: Announce
     before: str | None
     """The metadata that the key had, as JSON text; None if it wasn't there."""
-    base: BaseOf | None = None
-    """The base that it was committed with."""
+    over: BaseOf | None = None
+    """What it was committed over; of a push in flight what that makes."""
 
 
 _IN_MEMORY = 16 * 1048576
@@ -459,7 +459,7 @@ class Staging:
             row = self.catalog.row(key, con)
             draft, mounted = staged.draft, staged.announce.mounted
             base = draft.base or base_for(row, self.catalog.handed(key), mounted=mounted)
-            staged.base = base
+            staged.over = base if base.kind != "op" else _result_of(row.op)
             if draft.kind == "del" and not mounted and row.op is not None:
                 raise _in_flight(staged.announce.key)
             grown += (draft.size or 0) - ((row.edit.size or 0) if row.edit is not None else 0)
@@ -533,10 +533,10 @@ class Staging:
     def _announce(self, transaction: _Transaction) -> None:
         """Make known what was committed; its author has seen it."""
         for staged in transaction.staged.values():
-            announce, draft, base = staged.announce, staged.draft, staged.base
-            if announce.mounted and base is not None:
-                sha256 = draft.sha256 or (base.sha256 if draft.kind == "meta" else None)
-                self.catalog.hand_out_edit(draft.key, draft.kind, draft.meta, sha256, base)
+            announce, draft, over = staged.announce, staged.draft, staged.over
+            if announce.mounted and over is not None:
+                sha256 = draft.sha256 or (over.sha256 if draft.kind == "meta" else None)
+                self.catalog.hand_out_edit(draft.key, draft.kind, draft.meta, sha256, over)
             event = _event(staged, announce)
             if event is not None:
                 announce.store.event_manager.emit(event)
@@ -628,6 +628,12 @@ def next_seq(con: sqlite3.Connection) -> int:
     seq: int = get_state(con, "seq") + 1
     set_state(con, "seq", seq)
     return seq
+
+
+def _result_of(op: Op | None) -> BaseOf:
+    """Return what a push in flight makes of its key, as far as that is known."""
+    assert op is not None
+    return result_base(op.kind, None, op.sha256 or op.base.sha256, op.meta)
 
 
 def result_base(kind: str, version: str | None, sha256: str | None, meta: str) -> BaseOf:
