@@ -100,6 +100,8 @@ def _base_of_handed(row: Row, handed: Seen) -> BaseOf:
     if copy is not None and handed.meta == copy.meta and handed.sha256 == copy.sha256:
         return base_of_seen(seen_of_copy(copy))  # pushed, and upstream's version of it is known
     there = (copy, entry if entry is not None and entry.present else None)
+    if handed.version is ABSENT and there == (None, None):
+        return ABSENT_BASE  # a delete that was pushed
     before = (copy and copy.seen, entry and entry.seen)
     known = [each for each in (*there, *before) if each is not None]
     created = over.version is None and over.sha256 is None
