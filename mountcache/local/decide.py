@@ -99,6 +99,13 @@ def _base_of_handed(row: Row, handed: Seen) -> BaseOf:
         return base_of_seen(handed)
     if copy is not None and handed.meta == copy.meta and handed.sha256 == copy.sha256:
         return base_of_seen(seen_of_copy(copy))  # pushed, and upstream's version of it is known
+    if (
+        entry is not None
+        and entry.present
+        and handed.sha256 is not None
+        and (handed.meta, handed.sha256) == (entry.meta, entry.sha256)
+    ):
+        return base_of_seen(seen_of_entry(entry))
     there = (copy, entry if entry is not None and entry.present else None)
     if handed.version is ABSENT and there == (None, None):
         return ABSENT_BASE  # a delete that was pushed
