@@ -97,26 +97,30 @@ def _base_of_handed(row: Row, handed: Seen) -> BaseOf:
     copy, entry, over = row.copy, row.entry, handed.edit_over
     if over is None:
         return base_of_seen(handed)
-    if copy is not None and handed.meta == copy.meta and handed.sha256 == copy.sha256:
-        return base_of_seen(seen_of_copy(copy))  # pushed, and upstream's version of it is known
-    if (
-        entry is not None
-        and entry.present
-        and handed.sha256 is not None
-        and (handed.meta, handed.sha256) == (entry.meta, entry.sha256)
-    ):
-        return base_of_seen(seen_of_entry(entry))
-    there = (copy, entry if entry is not None and entry.present else None)
-    if handed.version is ABSENT and there == (None, None):
-        return ABSENT_BASE  # a delete that was pushed
-    before = (copy and copy.seen, entry and entry.seen)
-    known = [each for each in (*there, *before) if each is not None]
+    sights = [
+        *((seen_of_copy(copy), copy.seen) if copy is not None else ()),
+        *((seen_of_entry(entry), entry.seen) if entry is not None else ()),
+    ]
+    known = [each for each in sights if each is not None]
+    for each in known:
+        if _is_same(handed, each):
+            return base_of_seen(each)  # pushed: upstream's version of it is known, or was
+    known = [each for each in known if each.version is not ABSENT]
+    if handed.version is ABSENT and not known:
+        return ABSENT_BASE
     created = over.version is None and over.sha256 is None
     given_up = not known if created else any(_is_of(over, each) for each in known)
     return over if given_up else base_of_seen(handed)
 
 
-def _is_of(base: BaseOf, known: Copy | Entry | Seen) -> bool:
+def _is_same(handed: Seen, known: Seen) -> bool:
+    """Return whether what was handed out of an edit is what upstream has, or had."""
+    if handed.version is ABSENT or known.version is ABSENT:
+        return handed.version is known.version
+    return handed.sha256 is not None and handed[1:3] == known[1:3]
+
+
+def _is_of(base: BaseOf, known: Seen) -> bool:
     """Return whether a base names what is, or was, known of upstream."""
     if base.version is not None:
         return base.version == known.version

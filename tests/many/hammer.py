@@ -33,7 +33,6 @@ from mountcache.local.doctor import examine
 from mountcache.local.memory import MemoryStore
 from mountcache.mounted import MountedStore
 from mountcache.serve import Origin
-from mountcache.sync.report import Conflict
 from mountcache.values import StringValue
 from tests.scripted import pattern
 
@@ -138,19 +137,12 @@ class Life:
 
     def _push(self, chance: random.Random, step: int) -> None:
         try:
-            report = sync.push(self._store, workers=2, on_conflict=self._policy)
+            report = sync.push(self._store, workers=2)
         except StoreBusyError:
             self.did["waited for another push"] += 1
             return
         for result in report.results:
             assert result.outcome in ("pushed", "already there", "skipped"), result
-
-    def _policy(self, conflict: Conflict) -> str:
-        """Go on past a conflict with oneself, which is one too many and is counted."""
-        if not conflict.key.startswith("own/"):
-            return "fail"
-        self.did["conflict with oneself"] += 1
-        return "ours"
 
     def _evict(self, chance: random.Random, step: int) -> None:
         for key in list(self._store.cached("given/*"))[:2]:
