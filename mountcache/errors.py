@@ -18,6 +18,7 @@ __all__ = [
     "ConfigurationError",
     "ConflictError",
     "DirectoryError",
+    "ExpiredTokenError",
     "IndexUnreadableError",
     "IntegrityError",
     "InvalidKeyError",
@@ -164,6 +165,10 @@ class StoreFullError(StoreError):
 
 class DirectoryError(StoreError):
     """The directory of a store can't be used: not ours, damaged, or of a newer format."""
+
+
+class ExpiredTokenError(StoreError):
+    """More has happened since a token was given than is recorded."""
 
 
 class ConfigurationError(StoreError, ValueError):

@@ -47,6 +47,7 @@ from mountcache.jsonform import parse, spelling
 from mountcache.keys import check_key
 from mountcache.local import binding
 from mountcache.local.decide import merged_meta
+from mountcache.local.history import Logged
 from mountcache.local.lending import lent
 from mountcache.local.listing import ALL_IS_HERE
 from mountcache.local.mirror import Mirror, mirrored
@@ -57,7 +58,7 @@ from mountcache.local.undo import entries
 from mountcache.local.view import literal_prefix, matcher
 from mountcache.locks import Lock
 from mountcache.overlay import Overlay
-from mountcache.sync import single
+from mountcache.sync import history, single
 from mountcache.sync.mount import Mount
 from mountcache.sync.remote import Options, Remote, check_offline
 from mountcache.sync.report import PushResult
@@ -550,21 +551,33 @@ class MountedStore(AbstractStore):
                 catalog.hand_out(short, seen)
         return mount.staging.row(short, mounted=True)
 
-    def transaction(self, notes: str) -> AbstractContextManager[object]:
+    def transaction(
+        self, notes: str, *, group: str | None = None
+    ) -> AbstractContextManager[object]:
         """Return a context manager in which changes are committed together, or not at all.
 
         It remembers what it read, and raises ConflictError at its end, with nothing
         committed, if any of that was changed here meanwhile.
-        """
-        return self._agreed_transaction(notes) if self._mirror else self._transaction(notes)
 
-    def _transaction(self, notes: str) -> AbstractContextManager[object]:
-        return self.mount.staging.transaction(self, notes, self.mount.prefix)
+        Parameters
+        ----------
+        notes
+            What it is for.
+        group
+            The name of a group of edits that its own go to. Several transactions may name the
+            same: what is in a group is pushed together.
+        """
+        if self._mirror:
+            return self._agreed_transaction(notes, group)
+        return self._transaction(notes, group)
+
+    def _transaction(self, notes: str, group: str | None) -> AbstractContextManager[object]:
+        return self.mount.staging.transaction(self, notes, self.mount.prefix, group)
 
     @contextmanager
-    def _agreed_transaction(self, notes: str) -> Iterator[object]:
+    def _agreed_transaction(self, notes: str, group: str | None) -> Iterator[object]:
         self._agree()
-        with self._transaction(notes) as transaction:
+        with self._transaction(notes, group) as transaction:
             yield transaction
         self._agree()
 
@@ -618,6 +631,53 @@ class MountedStore(AbstractStore):
         """Iterate over what is staged, in the order of its making; asks nobody."""
         self._agree()
         return staged(self.mount)
+
+    def hold(self, *keys: str) -> None:
+        """Hold staged edits back: no push sends them until `unhold`. All of them, or none.
+
+        Raises
+        ------
+        KeyError
+            If nothing is staged for one.
+        """
+        self._hold(keys, held=True)
+
+    def unhold(self, *keys: str) -> None:
+        """Let staged edits go that `hold` holds back; raises as it does."""
+        self._hold(keys, held=False)
+
+    def _hold(self, keys: tuple[str, ...], *, held: bool) -> None:
+        mount = self.mount
+        mount.staging.refuse_in_transaction("hold" if held else "unhold")
+        self._agree(*(self._mine(key) for key in keys))
+        try:
+            mount.staging.hold([self._mine(key) for key in keys], held=held)
+        except KeyError as error:
+            raise KeyError(mount.full(error.args[0])) from None
+
+    def log(self, key: str | None = None) -> Iterator[Logged]:
+        """Iterate over what happened here, the first first: to one key, or to all.
+
+        What was staged, reverted, resolved and pushed, and what is known to have changed
+        upstream. The last 100,000 records are kept.
+        """
+        return history.of_mount(self.mount, 0, None if key is None else self._mine(key))
+
+    def changes(self, since: str | None = None) -> tuple[list[Logged], str]:
+        """Return what happened since a moment, by any process, and the token of this one.
+
+        Parameters
+        ----------
+        since
+            A token that an earlier call gave; None gives one, and nothing that came before.
+
+        Raises
+        ------
+        ExpiredTokenError
+            If what happened since then isn't all known any more, or the store was restored from
+            a backup: look at all keys, and begin with a new token.
+        """
+        return history.changes(self.mount, since)
 
     def push(self, key: str) -> PushResult:
         """Push the staged edit of one key.

@@ -18,7 +18,7 @@ from typing import Any
 
 from mountcache.abc import ABSENT, chunks
 from mountcache.errors import StoreError, StoreFullError
-from mountcache.local import schema, undo
+from mountcache.local import history, schema, undo
 from mountcache.local.content import AlteredError, Content
 from mountcache.local.decide import is_outdated, seen_of_copy, seen_of_entry
 from mountcache.local.records import (
@@ -256,6 +256,11 @@ class Catalog:
         found = self.content.connection().execute(OP_ROWS + " ORDER BY edit_seq").fetchall()
         return [op_from(columns[0], columns[1:]) for columns in found]
 
+    def group_names(self) -> dict[int, str]:
+        """Return the names of the groups that have one, by number."""
+        con = self.content.connection()
+        return dict(con.execute("SELECT grp, name FROM grp").fetchall())
+
     def count_upstream(self) -> int:
         """Return how many keys upstream is known to hold."""
         con = self.content.connection()
@@ -396,6 +401,7 @@ class Catalog:
                 con.execute("DELETE FROM partial WHERE name = ?", (_name_of(clean),))
                 self.write_copy(con, row, clean, new, now, used, asked=asked)
                 known = row.entry
+                self._record_change(con, row, clean)
                 if known is not None and known.entry is not None and known.entry != clean.entry:
                     continue  # the index has moved on since these bytes were asked for
                 entry = known.entry if known is not None else None
@@ -405,6 +411,17 @@ class Catalog:
                 )  # fmt: skip
             # Others may have been given the same room.
             self._let_go(con, self._over_limit(con))
+
+    def _record_change(self, con: sqlite3.Connection, row: Row, clean: Clean) -> None:
+        """Record that upstream has another value than before, unless its index said so."""
+        old, known = row.copy, row.entry
+        if old is None or (known is not None and known.entry not in (None, old.entry)):
+            return
+        if (old.sha256, old.meta) != (clean.sha256, clean.meta):
+            history.record(
+                con, self.clock(), "upstream", clean.key, kind="update", size=clean.size,
+                version=clean.version,
+            )  # fmt: skip
 
     def _adopt(self, con: sqlite3.Connection, clean: Clean) -> str:
         match clean.body:
@@ -539,6 +556,8 @@ class Catalog:
             return
         with self.content.write() as con:
             row = self.row(key, con)
+            if meta is None and row.entry is not None and row.entry.present:
+                history.record(con, self.clock(), "upstream", key, kind="delete")
             self.write_entry(
                 con, get_state(con, "gen"), row, meta=meta, version=version, sha256=sha256,
                 size=size, asked=asked,

@@ -73,6 +73,13 @@ class Found:
     """Whether the database was in another place when it was named."""
     named: float = 0.0
     """When that was: who copied it wrote its files anew."""
+    format: int = FORMAT
+    """The format of its tables; 0 if they weren't made."""
+
+    @property
+    def outdated(self) -> bool:
+        """Whether its tables are of an older format."""
+        return self.exists and 0 < self.format < FORMAT
 
 
 def file_system_of(path: Path) -> str:
@@ -267,7 +274,7 @@ def _look(con: sqlite3.Connection, path: Path, *, whole: bool) -> Found:
     settled = check_settings(con, path)
     named = dict(con.execute("SELECT name, value FROM place"))
     incarnation, at = str(named.pop("incarnation")), float(named.pop("named", 0.0))
-    return Found(True, whole, settled, incarnation, named != _place(path), at)
+    return Found(True, whole, settled, incarnation, named != _place(path), at, version)
 
 
 def _place(path: Path) -> dict[str, int]:

@@ -44,8 +44,9 @@ from mountcache.local.content import (
 )
 from mountcache.local.forking import watch
 from mountcache.local.liveness import FileLock, Liveness, ReadOnlyLock, collect
+from mountcache.local.migrating import migrate
 from mountcache.local.planted import value_opener
-from mountcache.local.schema import APPLICATION_ID
+from mountcache.local.schema import APPLICATION_ID, FORMAT
 
 __all__ = ["DiskContent", "Durability", "Shared"]
 
@@ -129,6 +130,8 @@ class DiskContent(DatabaseContent):
             self._open_readonly()
             return
         found = places.look(path, self._mode)
+        if found.outdated:
+            found = self._bring_up(found)
         if found.exists:
             self._check_shared(whole=found.whole)
         lock = FileLock(path / "open.lock")
@@ -148,6 +151,20 @@ class DiskContent(DatabaseContent):
                 lock.release()
         self.incarnation, self.named = found.incarnation, found.named
         self._collect(anyway=False)
+
+    def _bring_up(self, found: places.Found) -> places.Found:
+        """Bring the tables of an earlier version to the newest format.
+
+        A store that a group shares isn't, unasked: others may have that version.
+        """
+        if rights.is_shared(self.directory):
+            raise DirectoryError(
+                f"the store in {self.directory}, which a group shares, is of format "
+                f"{found.format}: `mountcache migrate` brings it to format {FORMAT}, which earlier "
+                "versions can't read"
+            )
+        migrate(self.directory)
+        return places.look(self.directory, self._mode)
 
     def _joins(self, lock: FileLock) -> bool:
         """Join those who have the directory open, unless it is being made or repaired.
@@ -213,6 +230,11 @@ class DiskContent(DatabaseContent):
         found = places.look(path, self._mode)
         if not found.exists:
             raise DirectoryError(f"the store in {path} isn't finished, and can't be written here")
+        if found.outdated:
+            raise DirectoryError(
+                f"the store in {path} is of format {found.format}, and can't be written here: who "
+                f"can write it brings it to format {FORMAT} with `mountcache migrate`"
+            )
         self.incarnation, self.named = found.incarnation, found.named
         if found.moved:
             self.incarnation = secrets.token_hex(16)

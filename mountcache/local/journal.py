@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 from mountcache.errors import PushInProgressError, StoreBusyError
 from mountcache.jsonform import content_version, parse
+from mountcache.local import history
 from mountcache.local.catalog import Catalog, get_state
+from mountcache.local.history import What
 from mountcache.local.records import ABSENT_BASE, BaseOf, Clean, Copy, Edit, Op, Row, Why
 from mountcache.local.rows import OP_ROWS, base_columns, norm_of, op_from
 from mountcache.local.staging import Staging, next_seq, result_base
@@ -33,6 +35,8 @@ class Settled:
     """Metadata as upstream has it."""
     validators: str = ""
     lifetime: float | None = None
+    grade: str | None = None
+    """How sure it is that nobody else wrote meanwhile, for the record."""
 
 
 class Journal:
@@ -157,6 +161,12 @@ class Journal:
             if op.content is not None:
                 catalog.content.release(con, [op.content])
             con.execute("UPDATE copy SET seen = NULL WHERE key = ?", (op.key,))
+            history.record(
+                con, catalog.clock(), "pushed", op.key, kind=op.kind, size=op.size,
+                version=settled.version, grade=settled.grade,
+                author=row.edit.author if row.edit is not None else None,
+                note="stored differently" if altered else "",
+            )  # fmt: skip
         catalog.forget_handed(op.key)
 
     def refused(self, op: Op, message: str | None = None, *, half: BaseOf | None = None) -> None:
@@ -178,11 +188,8 @@ class Journal:
                 self._rebase(con, op.key, half or op.base)
             elif edit is not None and edit.seq == op.edit_seq and half is not None:
                 self._rebase(con, op.key, half)
-            if message is not None:
-                con.execute(
-                    "UPDATE edit SET tries = tries + 1, error = ? WHERE key = ?",
-                    (message, op.key),
-                )
+            if message is not None and edit is not None:
+                self._failed(con, edit, message)
             if op.content is not None:
                 self._catalog.content.release(con, [op.content])
 
@@ -204,17 +211,32 @@ class Journal:
     def failed(self, edit: Edit, message: str) -> None:
         """Note why an edit couldn't be pushed."""
         with self._catalog.content.write() as con:
-            con.execute(
-                "UPDATE edit SET tries = tries + 1, error = ? WHERE key = ? AND seq = ?",
-                (message, edit.key, edit.seq),
-            )
+            now = self._catalog.row(edit.key, con).edit
+            if now is not None and now.seq == edit.seq:
+                self._failed(con, now, message)
 
     def failed_op(self, op: Op, message: str) -> None:
         """Note why nobody knows yet whether an op was applied."""
         with self._catalog.content.write() as con:
-            con.execute(
-                "UPDATE edit SET tries = tries + 1, error = ? WHERE key = ?", (message, op.key)
-            )
+            now = self._catalog.row(op.key, con).edit
+            if now is not None:
+                self._failed(con, now, message)
+
+    def _failed(self, con: sqlite3.Connection, edit: Edit, message: str) -> None:
+        at = self._catalog.clock()
+        con.execute(
+            "UPDATE edit SET tries = tries + 1, error = ?, tried = ? WHERE key = ?",
+            (message, at, edit.key),
+        )
+        # Who tries again and again meets the same thing.
+        if message != edit.error:
+            self._record(con, "failed", edit, message)
+
+    def _record(self, con: sqlite3.Connection, what: What, edit: Edit, note: str = "") -> None:
+        history.record(
+            con, self._catalog.clock(), what, edit.key, kind=edit.kind, author=edit.author,
+            size=edit.size, version=edit.version, note=note,
+        )  # fmt: skip
 
     def keep_under(self, edit: Edit, key: str) -> Edit | None:
         """Give an edit another key, where it only creates; None if it has changed meanwhile."""
@@ -228,6 +250,7 @@ class Journal:
                 (key, *base_columns(ABSENT_BASE), edit.key),
             )
             self._staging.pass_on(con, edit.key, key)
+            self._record(con, "resolved", row.edit, f"mine goes to {key}")
             return self._catalog.row(key, con).edit
 
     def replace_metadata(self, edit: Edit, meta: str) -> bool:
@@ -244,13 +267,20 @@ class Journal:
             )
             return True
 
-    def rebase(self, edit: Edit, base: BaseOf) -> bool:
-        """Give an edit a new base; False if it has changed meanwhile."""
+    def rebase(self, edit: Edit, base: BaseOf, note: str = "") -> bool:
+        """Give an edit a new base; False if it has changed meanwhile.
+
+        Parameters
+        ----------
+        note
+            How a conflict was resolved by that.
+        """
         with self._catalog.content.write() as con:
             row = self._catalog.row(edit.key, con)
             if row.edit is None or row.edit.seq != edit.seq:
                 return False
             self._rebase(con, edit.key, base)
+            self._record(con, "resolved", row.edit, note)
             return True
 
     def yield_to_upstream(self, edit: Edit) -> bool:
@@ -307,6 +337,7 @@ class Journal:
         """Take an edit away; its key is upstream's again, which the next read asks."""
         if row.edit is not None:
             self._catalog.take_away(con, row.edit, why)
+            self._record(con, "reverted" if why == "reverted" else "given up", row.edit)
         self._staging.forget(con, row)
         con.execute("UPDATE copy SET expires = 0 WHERE key = ?", (row.key,))
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from mountcache.abc import IndexReading
 from mountcache.errors import IndexUnreadableError
+from mountcache.local import history
 from mountcache.local.catalog import Catalog, get_state, set_state
 from mountcache.local.rows import VISIBLE, norm_of
 from mountcache.local.view import PAGE
@@ -39,6 +40,8 @@ GONE_KEPT = 10_000
 """How many keys that upstream's index has lost are remembered at least."""
 _CHECKPOINT_WHILE_LOADING = 20_000
 _LOSS_BELIEVED = 100
+RECORDED = 1_000
+"""How many changes of one index are recorded key by key."""
 
 
 _Incoming = tuple[str, str, str | None, str | None, int | None, str | None]
@@ -255,6 +258,8 @@ class _Loading:
                     size,
                 )
                 return False, False
+            if self._complete:
+                self._record_changes(con)
             set_state(con, "gen", self._gen + 1)
             set_state(con, "complete", 1 if self._beyond else ALL_IS_HERE)
             set_state(con, "index_checked", self._catalog.clock())
@@ -263,6 +268,27 @@ class _Loading:
             set_state(con, "index_doubted", None)
             set_state(con, "loading", None)
         return not self._complete, True
+
+    def _record_changes(self, con: sqlite3.Connection) -> None:
+        """Record what changed upstream, key by key unless that is too much."""
+        now = self._catalog.clock()
+        (many,) = con.execute("SELECT count(*) FROM changed").fetchone()
+        if many > RECORDED:
+            history.record(con, now, "upstream", None, note=f"{many:,} keys")
+            return
+        for key, present, version, size, was in con.execute(
+            """
+            SELECT n.key, n.present, n.version, n.size, coalesce(o.present, 0)
+            FROM changed d
+            JOIN upstream n ON n.key = d.key AND n.gen_from = ?
+            LEFT JOIN upstream o ON o.key = d.key AND o.gen_to = ?
+            ORDER BY d.key
+            """,
+            (self._gen + 1, self._gen),
+        ).fetchall():
+            if present or was:
+                kind = "delete" if not present else "update" if was else "set"
+                history.record(con, now, "upstream", key, kind=kind, size=size, version=version)
 
     def _hide_vanished(self) -> None:
         """Give what the index no longer has a row that says so.

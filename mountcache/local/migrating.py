@@ -7,7 +7,6 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Final
 
 from mountcache.errors import DirectoryError
 from mountcache.local import directory as places
@@ -15,15 +14,9 @@ from mountcache.local.cache import DATABASE
 from mountcache.local.connection import newer_format
 from mountcache.local.content import WAIT
 from mountcache.local.liveness import FileLock, living
-from mountcache.local.schema import APPLICATION_ID, edit_key
+from mountcache.local.schema import APPLICATION_ID, MIGRATIONS, raise_format
 
 __all__ = ["MIGRATIONS", "migrate"]
-
-MIGRATIONS: Final[tuple[Callable[[sqlite3.Connection], None], ...]] = ()
-"""The first makes a database of format 1 one of format 2, and so on, inside a transaction.
-
-Each runs ALTER and UPDATE alone, and touches no file: a commit is all that changes then.
-"""
 
 
 def migrate(
@@ -51,7 +44,7 @@ def migrate(
     Raises
     ------
     DirectoryError
-        If there is no store, or it is in use, or of a newer format.
+        If there is no store, or it is of a newer format, or of an older one and in use.
     """
     path = Path(os.path.abspath(os.path.expanduser(directory)))
     if not (path / DATABASE).exists() or not (path / "live").exists():
@@ -61,10 +54,6 @@ def migrate(
         if not lock.acquire(WAIT):
             raise DirectoryError(f"the store in {path} is being opened by {lock.holder()}; wait")
         try:
-            if living(path / "live"):
-                raise DirectoryError(
-                    f"others have the store in {path} open; end them, and migrate it then"
-                )
             uri = places.database_uri(path, "mode=rw")
             with closing(sqlite3.connect(uri, timeout=5.0, uri=True, isolation_level=None)) as con:
                 return _migrate(con, path, migrations, dry_run=dry_run)
@@ -90,10 +79,12 @@ def _migrate(
     if version > newest:
         raise newer_format(version, str(path))
     if version < newest:
-        for step in migrations[version - 1 :]:
-            step(con)
-        con.execute(f"DROP INDEX {edit_key(version)}")
-        con.execute(f"CREATE UNIQUE INDEX {edit_key(newest)} ON edit (key)")
-        con.execute(f"PRAGMA user_version = {newest}")
+        # Another that has just brought it there is no hindrance.
+        if living(path / "live"):
+            raise DirectoryError(
+                f"others have the store in {path} open, which is of format {version}; end them: "
+                f"it is brought to format {newest} then"
+            )
+        raise_format(con, version, migrations)
     con.execute("ROLLBACK" if dry_run else "COMMIT")
     return version, newest

@@ -160,8 +160,10 @@ def check_schema(con: sqlite3.Connection, directory: Path) -> None:
     DirectoryError
         If it has.
     """
+    (version,) = con.execute("PRAGMA user_version").fetchone()
+    ours = _ours(version or schema.FORMAT)
     for kind, name, sql in con.execute("SELECT type, name, sql FROM sqlite_master"):
-        if (kind, name, sql) in _ours() or (kind != "trigger" and _is_of_sqlite(name, sql)):
+        if (kind, name, sql) in ours or (kind != "trigger" and _is_of_sqlite(name, sql)):
             continue
         raise DirectoryError(
             f"the database in {directory} has the {kind} {name[:60]!r}, which isn't as mountcache "
@@ -172,7 +174,8 @@ def check_schema(con: sqlite3.Connection, directory: Path) -> None:
 def missing(con: sqlite3.Connection) -> list[str]:
     """Return what a database lacks of the tables, indexes and triggers that it was made with."""
     found = set(con.execute("SELECT type, name, sql FROM sqlite_master"))
-    with closing(_made()) as made:
+    (version,) = con.execute("PRAGMA user_version").fetchone()
+    with closing(_made(version or schema.FORMAT)) as made:
         wanted = made.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
     return [f"its {kind} {name}" for kind, name, sql in wanted if (kind, name, sql) not in found]
 
@@ -201,8 +204,8 @@ def _is_of_sqlite(name: str, sql: str | None) -> bool:
 
 
 @cache
-def _ours() -> frozenset[tuple[str, str, str]]:
-    with closing(_made()) as con:
+def _ours(version: int) -> frozenset[tuple[str, str, str]]:
+    with closing(_made(version)) as con:
         # What a Cache of another program adds to the directory.
         for policy in EVICTION_POLICY.values():
             if policy["init"]:
@@ -211,11 +214,11 @@ def _ours() -> frozenset[tuple[str, str, str]]:
         return frozenset(con.execute("SELECT type, name, sql FROM sqlite_master").fetchall())
 
 
-def _made() -> sqlite3.Connection:
-    """Return a database in memory as a new store has it."""
+def _made(version: int) -> sqlite3.Connection:
+    """Return a database in memory as a new store of a format has it."""
     con = sqlite3.connect(":memory:", isolation_level=None)
     con.execute("BEGIN")
     StoreCache("", lambda: con, str, create=True)
-    schema.create(con)
+    schema.create(con, version)
     con.execute(PLACE)
     return con

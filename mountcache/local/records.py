@@ -117,6 +117,10 @@ class Edit:
     notes: str
     tries: int = 0
     error: str | None = None
+    held: int = 0
+    """Whether it isn't to be pushed for now."""
+    tried: float | None = None
+    """When a push of it failed last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +232,14 @@ class StagedEdit:
     """Why its last push failed."""
     upstream: Literal["same", "changed", "gone", "unknown"] = "unknown"
     """What is known here of upstream, beside the base: a later push asks anew."""
+    tried: float | None = None
+    """When its last push failed."""
+    held: bool = False
+    """Whether no push sends it for now."""
+    group_name: str | None = None
+    """The name of its group; None if it has none."""
+    partner: str | None = None
+    """Of the delete that is half of a rename: the new name."""
 
     @property
     def in_conflict(self) -> bool:

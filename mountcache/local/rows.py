@@ -34,6 +34,8 @@ _EDIT = [
     "notes",
     "tries",
     "error",
+    "held",
+    "tried",
 ]
 _OP = [
     "op_id",
@@ -70,7 +72,7 @@ _COPY = [
 _ENTRY = ["present", "meta", "entry", "version", "sha", "size", "seen", "masked"]
 
 _NUMBERS = ("seq", "size", "grp", "at", "tries", "edit_seq", "modified", "checked", "expires",
-            "present", "masked")  # fmt: skip
+            "present", "masked", "held", "tried")  # fmt: skip
 
 
 def _types(names: list[str]) -> tuple[tuple[type, ...], ...]:

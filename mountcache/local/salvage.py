@@ -213,9 +213,14 @@ def _make_anew(path: Path, damaged: Path | None) -> list[Salvaged]:
     ]
 
 
-_TABLES: Final = ("Cache", "edit", "op", "undo", "copy", "upstream", "done", "state")
+_TABLES: Final = (
+    "Cache", "edit", "op", "undo", "copy", "upstream", "done", "grp", "log", "state",
+)  # fmt: skip
 """In this order, so that bytes are there before who names them. Not ``partial``, which is fetched
 again, nor the place of the directory."""
+
+_SINCE: Final = {"edit": {"held": 2, "tried": 2}, "grp": {"grp": 2}, "log": {"seq": 2}}
+"""Which columns came with which format: one that the database lacks isn't asked for."""
 
 
 def _pour(
@@ -231,9 +236,13 @@ def _pour(
         with suppress(sqlite3.DatabaseError):
             old.execute("PRAGMA trusted_schema = OFF")
             old.execute("PRAGMA wal_checkpoint")
+        version = _format_of(old)
         for table in _TABLES:
             names = [row[1] for row in con.execute(f"PRAGMA table_info({table})")]
-            names = [name for name in names if name != "rowid"]
+            since = _SINCE.get(table, {})
+            if any(since.get(name, 1) > version for name in names[:1]):
+                continue
+            names = [name for name in names if name != "rowid" and since.get(name, 1) <= version]
             if table == "state":
                 _pour_state(old, con)
                 continue
@@ -247,6 +256,15 @@ def _pour(
                     told[table, True] += 1
                     if table in ("edit", "op", "undo"):
                         lost.keep_row(record, bytes_of(record.get("content")))
+
+
+def _format_of(old: sqlite3.Connection) -> int:
+    """Return the format of a damaged database; the newest where nothing says so."""
+    with suppress(sqlite3.DatabaseError):
+        (version,) = old.execute("PRAGMA user_version").fetchone()
+        if 0 < version < schema.FORMAT:
+            return int(version)
+    return schema.FORMAT
 
 
 def _insert(con: sqlite3.Connection, table: str, record: dict[str, Any]) -> None:

@@ -7,10 +7,12 @@ mistake. INSERT OR REPLACE fires no delete trigger: writers use ON CONFLICT DO U
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
+from typing import Final
 
-__all__ = ["APPLICATION_ID", "FORMAT", "STATE", "create", "edit_key"]
+__all__ = ["APPLICATION_ID", "FORMAT", "MIGRATIONS", "STATE", "create", "edit_key", "raise_format"]
 
-FORMAT = 1
+FORMAT: Final = 2
 """``PRAGMA user_version`` of the database."""
 
 
@@ -60,7 +62,7 @@ CREATE TABLE edit (
     error TEXT,
     {_EDIT_COLUMNS}
 );
-CREATE UNIQUE INDEX {edit_key(FORMAT)} ON edit (key);
+CREATE UNIQUE INDEX {edit_key(1)} ON edit (key);
 CREATE INDEX edit_content ON edit (content) WHERE content IS NOT NULL;
 CREATE INDEX edit_grp ON edit (grp);
 
@@ -204,13 +206,70 @@ STATE = {
 }
 
 
-def create(con: sqlite3.Connection) -> None:
+_SINCE_2 = """
+ALTER TABLE edit ADD COLUMN held INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE edit ADD COLUMN tried REAL;
+
+-- The edits that were given a name together: change sets.
+CREATE TABLE grp (
+    grp INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    notes TEXT NOT NULL
+);
+
+-- What happened to which key, the latest last; the first to go are the oldest.
+CREATE TABLE log (
+    seq INTEGER PRIMARY KEY,
+    at REAL NOT NULL,
+    what TEXT NOT NULL,
+    key TEXT,                  -- NULL: many at once, told in the note
+    kind TEXT,
+    author TEXT,
+    size INTEGER,
+    version TEXT,
+    grade TEXT,
+    note TEXT NOT NULL
+);
+CREATE INDEX log_key ON log (key, seq);
+"""
+
+
+def _to_2(con: sqlite3.Connection) -> None:
+    for statement in _statements(_SINCE_2):
+        con.execute(statement)
+
+
+MIGRATIONS: Final[tuple[Callable[[sqlite3.Connection], None], ...]] = (_to_2,)
+"""The first makes a database of format 1 one of format 2, and so on, inside a transaction.
+
+A new database is made the same way, so that no one can tell which it is. Each changes rows and
+tables alone, and touches no file: a commit is all that changes then.
+"""
+
+
+def raise_format(
+    con: sqlite3.Connection,
+    found: int,
+    migrations: tuple[Callable[[sqlite3.Connection], None], ...] = MIGRATIONS,
+) -> int:
+    """Bring a database of format `found` to the newest inside a transaction; return which."""
+    newest = 1 + len(migrations)
+    for step in migrations[found - 1 :]:
+        step(con)
+    if found < newest:
+        con.execute(f"DROP INDEX {edit_key(found)}")
+        con.execute(f"CREATE UNIQUE INDEX {edit_key(newest)} ON edit (key)")
+    con.execute(f"PRAGMA user_version = {newest}")
+    return newest
+
+
+def create(con: sqlite3.Connection, version: int = FORMAT) -> None:
     """Make the tables in a database that has none of them; call it inside a transaction."""
     for statement in _statements(_TABLES + _TRIGGERS + _COUNTERS):
         con.execute(statement)
     con.executemany("INSERT INTO state VALUES (?, ?)", STATE.items())
     con.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    con.execute(f"PRAGMA user_version = {FORMAT}")
+    raise_format(con, 1, MIGRATIONS[: version - 1])
 
 
 def _statements(script: str) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from mountcache.abc import ABSENT, AbstractStore, Base, Pushed, Readable, chunks
 from mountcache.errors import (
+    ConfigurationError,
     ConflictError,
     PushInProgressError,
     StoreError,
@@ -34,7 +35,7 @@ from mountcache.events import (
     StoreUpdateEvent,
 )
 from mountcache.jsonform import parse
-from mountcache.local import undo
+from mountcache.local import history, undo
 from mountcache.local.catalog import Catalog, StagedLimitError, get_state, set_state
 from mountcache.local.content import Content, Shelf, Spool
 from mountcache.local.decide import (
@@ -57,9 +58,9 @@ __all__ = ["Announce", "Staging", "next_seq", "result_base"]
 
 _UPSERT_EDIT = """
 INSERT INTO edit (key, seq, norm, version, grp, partner, author, at, notes,
-                  kind, content, sha, size, meta,
+                  held, kind, content, sha, size, meta,
                   base_kind, base, base_sha, base_meta, base_entry, base_op)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET
     seq = excluded.seq, norm = excluded.norm, version = excluded.version, grp = excluded.grp,
     partner = excluded.partner, author = excluded.author, at = excluded.at,
@@ -67,8 +68,9 @@ ON CONFLICT (key) DO UPDATE SET
     sha = excluded.sha, size = excluded.size, meta = excluded.meta,
     base_kind = excluded.base_kind, base = excluded.base, base_sha = excluded.base_sha,
     base_meta = excluded.base_meta, base_entry = excluded.base_entry,
-    base_op = excluded.base_op, tries = 0, error = NULL
+    base_op = excluded.base_op, tries = 0, error = NULL, tried = NULL
 """
+"""What is held back stays so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,8 @@ class _Transaction:
     notes: str
     prefix: str = ""
     """What the caller's keys have before those of the catalog."""
+    group: str | None = None
+    """The name of the group that it belongs to."""
     staged: dict[str, _Staged] = field(default_factory=dict)
     read: dict[str, tuple[Token, bool]] = field(default_factory=dict)
     passed: list[tuple[str, str | None]] = field(default_factory=list)
@@ -139,6 +143,7 @@ class _Transaction:
                 self.staged[name] = replace(other, draft=draft)
 
 
+_LONGEST_NAME = 200
 _OPS_REMEMBERED = 1_000_000
 _OPS_REMEMBERED_FOR = 30 * 86400.0
 
@@ -321,6 +326,20 @@ class Staging:
         with self.catalog.content.write() as con:
             undo.forget(con, self.catalog.content, taken.seq)
 
+    def hold(self, keys: Iterable[str], *, held: bool) -> None:
+        """Hold staged edits back, so that no push sends them, or let them go; all or none.
+
+        Raises
+        ------
+        KeyError
+            If nothing is staged for one.
+        """
+        with self.catalog.content.write() as con:
+            for key in keys:
+                found = con.execute("UPDATE edit SET held = ? WHERE key = ?", (int(held), key))
+                if not found.rowcount:
+                    raise KeyError(key)
+
     def done(self, op_id: str) -> Pushed | None:
         """Return the answer to a write that was applied here before, under this id."""
         return _done(self.catalog.content.connection(), op_id)
@@ -403,10 +422,27 @@ class Staging:
         return Pushed(draft.version, enforced=True)
 
     @contextmanager
-    def transaction(self, store: AbstractStore, notes: str, prefix: str = "") -> Iterator[None]:
-        """Open a transaction, or join the one that is open."""
+    def transaction(
+        self, store: AbstractStore, notes: str, prefix: str = "", group: str | None = None
+    ) -> Iterator[None]:
+        """Open a transaction, or join the one that is open.
+
+        Parameters
+        ----------
+        notes
+            What it is for.
+        prefix
+            What the caller's keys have before those of the catalog.
+        group
+            The name of the group that its edits go to; one of their own if None.
+        """
         outer = self.current()
         if outer is not None:
+            if group not in (None, outer.group):
+                raise TransactionError(
+                    f"the group {group!r} can't be named inside a transaction; name it for the "
+                    "outermost one"
+                )
             staged, passed = dict(outer.staged), outer.passed
             try:
                 yield
@@ -415,7 +451,7 @@ class Staging:
                 outer.staged, outer.passed = staged, passed
                 raise
             return
-        transaction = _Transaction(notes, prefix)
+        transaction = _Transaction(notes, prefix, None if group is None else check_group(group))
         store.event_manager.emit(StoreTransactionStartEvent(source=store, message=notes))
         state: Literal["done", "failed"] = "failed"
         token = _open.set({**_open.get(), id(self): transaction})
@@ -452,7 +488,9 @@ class Staging:
     # -- inside a commit -----------------------------------------------------------------
 
     def _write_all(self, con: sqlite3.Connection, transaction: _Transaction) -> None:
-        group, grown = 0, 0
+        group, held, grown = 0, 0, 0
+        if transaction.group is not None and transaction.staged:
+            group, held = _named_group(con, transaction.group, transaction.notes)
         for key, partner in transaction.passed:
             self.pass_on(con, key, partner)
         for key, staged in transaction.staged.items():
@@ -465,17 +503,26 @@ class Staging:
             grown += (draft.size or 0) - ((row.edit.size or 0) if row.edit is not None else 0)
             seq = next_seq(con)
             group = group or seq
-            if row.edit is not None and len(transaction.staged) == 1:
+            if row.edit is not None and len(transaction.staged) == 1 and not transaction.group:
                 group = row.edit.group
-            elif row.edit is not None:
+            elif row.edit is not None and row.edit.group != group:
+                # One that has a name gives it to one that has none.
                 con.execute("UPDATE edit SET grp = ? WHERE grp = ?", (group, row.edit.group))
+                con.execute(
+                    "UPDATE OR IGNORE grp SET grp = ? WHERE grp = ?", (group, row.edit.group)
+                )
             if mounted and row.edit is not None and _loses(row.edit, draft):
                 why: Why = "deleted" if draft.kind == "del" else "replaced"
                 self.catalog.take_away(con, row.edit, why)
             if draft.kind == "del" and hides_nothing(row, base, mounted=mounted):
                 self.forget(con, row)
             else:
-                self._write_edit(con, row, staged, base, seq, group, transaction.notes)
+                self._write_edit(con, row, staged, base, seq, group, held, transaction.notes)
+            history.record(
+                con, self.catalog.clock(), "staged", key, kind=draft.kind,
+                author=staged.announce.author, size=draft.size, version=draft.version,
+                note=transaction.notes,
+            )  # fmt: skip
         self.catalog.refuse_too_much(con, grown)
 
     def _write_edit(
@@ -486,6 +533,7 @@ class Staging:
         base: BaseOf,
         seq: int,
         group: int,
+        held: int,
         notes: str,
     ) -> None:
         catalog, draft, announce = self.catalog, staged.draft, staged.announce
@@ -498,7 +546,7 @@ class Staging:
             _UPSERT_EDIT,
             (
                 row.key, seq, norm_of(draft.meta), draft.version, group, draft.partner,
-                announce.author, catalog.clock(), notes,
+                announce.author, catalog.clock(), notes, held,
                 draft.kind, content, draft.sha256, draft.size, draft.meta, *base_columns(base),
             ),
         )  # fmt: skip
@@ -540,6 +588,33 @@ class Staging:
             event = _event(staged, announce)
             if event is not None:
                 announce.store.event_manager.emit(event)
+
+
+def check_group(name: str) -> str:
+    """Return the name of a group if it can be one.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is empty, longer than 200 characters, or has control characters.
+    """
+    if not 0 < len(name) <= _LONGEST_NAME or not name.isprintable() or name != name.strip():
+        raise ConfigurationError(
+            f"a group's name is 1 to {_LONGEST_NAME} characters that can be printed, without "
+            f"blanks around them, not {name[:40]!r}"
+        )
+    return name
+
+
+def _named_group(con: sqlite3.Connection, name: str, notes: str) -> tuple[int, int]:
+    """Return the number of the group of a name, made if there is none, and whether it is held."""
+    con.execute("DELETE FROM grp WHERE grp NOT IN (SELECT grp FROM edit)")
+    found = con.execute("SELECT grp FROM grp WHERE name = ?", (name,)).fetchone()
+    if found is None:
+        found = (next_seq(con),)
+        con.execute("INSERT INTO grp VALUES (?, ?, ?)", (*found, name, notes))
+    held = con.execute("SELECT coalesce(max(held), 0) FROM edit WHERE grp = ?", found).fetchone()
+    return found[0], held[0]
 
 
 def _note_read(transaction: _Transaction, row: Row, *, mounted: bool) -> None:

@@ -101,7 +101,7 @@ def _rebased(mount: Mount, edit: Edit, theirs: Theirs, message: str) -> Resoluti
         base = BaseOf("version", theirs.version, theirs.sha256, theirs.meta)
     else:
         base = BaseOf("digest", None, theirs.sha256, theirs.meta)
-    mount.journal.rebase(edit, base)
+    mount.journal.rebase(edit, base, message)
     return _resend(mount, edit, message)
 
 

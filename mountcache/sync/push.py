@@ -35,6 +35,7 @@ __all__ = ["push", "push_mount"]
 
 Progress = Callable[[int, int, str], object]
 
+HELD = "it is held back; `unhold` lets it go"
 _EVERY = 0.1
 _MANY_DELETES = 100
 _SOME_DELETES = 10
@@ -138,10 +139,13 @@ def push_mount(
     with mount.journal.pushing():
         mount.journal.abandon_dead()
         edits = _chosen(mount, keys)
+        held = [edit for edit in edits if edit.held]
+        edits = [edit for edit in edits if not edit.held]
         refused = _brake(mount, edits, max_delete) if keys is None or max_delete is not None else []
         edits = [edit for edit in edits if edit not in refused]
         results = [_refusal(mount, edit, len(refused)) for edit in refused]
-        results += _unsent(mount, keys or (), edits + refused)
+        results += [PushResult(mount.full(edit.key), "held", HELD) for edit in held]
+        results += _unsent(mount, keys or (), edits + refused + held)
         results += _Run(mount, sender, len(edits), workers, progress).all(_groups(edits))
     return PushReport(tuple(sorted(results, key=lambda each: each.key)))
 

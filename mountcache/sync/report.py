@@ -20,6 +20,7 @@ Outcome = Literal[
     "refused",
     "blocked",
     "skipped",
+    "held",
 ]
 
 POLICIES = ("fail", "ours", "theirs", "keep-both", "merge-metadata")
@@ -100,4 +101,4 @@ class PushReport:
         raise KeyError(key)
 
 
-_DONE = frozenset({"pushed", "already there", "stored differently"})
+_DONE = frozenset({"pushed", "already there", "stored differently", "held"})

@@ -228,16 +228,16 @@ class Sender:
         key = self.mount.full(op.key)
         grade: Grade = "A" if pushed.enforced else "D" if self.allow_blind else "C"
         if pushed.enforced:
-            self._applied(op, Settled(pushed.version, op.meta, pushed.validators))
+            self._applied(op, Settled(pushed.version, op.meta, pushed.validators, grade=grade))
             return PushResult(
                 key, "pushed", "", grade, enforced=True, verified=True, version=pushed.version
             )
         if self.allow_blind:
-            self._applied(op, Settled(None, op.meta))
+            self._applied(op, Settled(None, op.meta, grade=grade))
             return PushResult(key, "pushed", "written without a look at upstream", grade)
         theirs = self._verify(op)
         if theirs is None:
-            self._applied(op, Settled(None, op.meta))
+            self._applied(op, Settled(None, op.meta, grade=grade))
             message = "upstream couldn't be read back to verify it"
             return PushResult(key, "pushed", message, grade, race=race)
         return replace(self._verified(op, theirs, grade), race=race)
@@ -256,7 +256,8 @@ class Sender:
             certain = op.kind != "put" or theirs.sha256 == op.sha256
             version = theirs.version if certain and op.kind != "meta" else None
             meta = _meta_of(op, theirs)
-            self._applied(op, Settled(version, meta, theirs.validators if version else ""))
+            validators = theirs.validators if version else ""
+            self._applied(op, Settled(version, meta, validators, grade=grade))
             said = ["not in upstream's index yet"] if self._polled and self._lags else []
             if not theirs.keeps_metadata and op.meta != "{}":
                 said.append(
@@ -267,7 +268,7 @@ class Sender:
                 key, "pushed", message, grade, verified=certain, version=theirs.version
             )
         if op.kind == "put" and theirs.present and verdict is Verdict.UNSURE:
-            self._applied(op, Settled(None, _meta_of(op, theirs)))
+            self._applied(op, Settled(None, _meta_of(op, theirs), grade=grade))
             return PushResult(key, "pushed", "too large to read back", grade)
         if op.kind == "put" and theirs.present and verdict is Verdict.CONFLICT:
             self._applied(op, Settled(None, op.meta), altered=True)

@@ -36,11 +36,12 @@ def status(store: Mounted) -> Status:
 def staged(mount: Mount) -> Iterator[StagedEdit]:
     """Iterate over the staged edits of a mount, in the order of their making."""
     in_flight = {op.key for op in mount.catalog.ops()}
+    names = mount.catalog.group_names()
     for edit in mount.catalog.edits():
-        yield _shown(mount, edit, in_flight=edit.key in in_flight)
+        yield _shown(mount, edit, names.get(edit.group), in_flight=edit.key in in_flight)
 
 
-def _shown(mount: Mount, edit: Edit, *, in_flight: bool) -> StagedEdit:
+def _shown(mount: Mount, edit: Edit, name: str | None, *, in_flight: bool) -> StagedEdit:
     deleted = edit.kind == "del"
     added = edit.base.kind in ("none", "unknown", "absent")
     base = edit.base.version if edit.base.version is not None else edit.base.kind
@@ -58,6 +59,10 @@ def _shown(mount: Mount, edit: Edit, *, in_flight: bool) -> StagedEdit:
         tries=edit.tries,
         error=edit.error,
         upstream=_upstream(mount.catalog.row(edit.key), edit),
+        tried=edit.tried,
+        held=bool(edit.held),
+        group_name=name,
+        partner=None if edit.partner is None else mount.full(edit.partner),
     )
 
 
