@@ -685,7 +685,7 @@ def test_bug_of_ours_is_70(shell: Shell) -> None:
     shell = Shell(shell.folder)
     (shell.folder / "sitecustomize.py").write_text(
         "import mountcache.sync.status\n"
-        "def broken(store):\n    raise AssertionError('impossible')\n"
+        "def broken(*_, **__):\n    raise AssertionError('impossible')\n"
         "import mountcache.sync\n"
         "mountcache.sync.status = broken\n"
     )

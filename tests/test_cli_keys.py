@@ -358,7 +358,7 @@ def test_status_and_push_end_with_the_next_command(
     repository.from_bytes("a.txt", b"theirs")
     for verb in ("push", "status"):
         last = shell(verb).err.splitlines()[-1]
-        assert "`mountcache push a.txt --on-conflict keep-both`" in last
+        assert "`mountcache resolve a.txt --mine`" in last
     assert shell("push", "a.txt", "--on-conflict", "keep-both").err.startswith("next: ")
     shell("put", "new", given=b"n")
     origin.stop()

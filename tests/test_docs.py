@@ -179,7 +179,11 @@ def test_row_of_a_command_says_all_of_its_words_and_no_others(name: str) -> None
     (row,) = re.findall(rf"^\| `{name}\b(.*?)` \|", text.replace("\\|", "¦"), re.MULTILINE)
     row = row.replace("¦", "|")
     parameters = [each for each in app.commands[name].params if each.name not in _EVERYWHERE]
-    options = {each.opts[-1] for each in parameters if isinstance(each, click.Option)}
+    options = {
+        max(each.opts, key=len)
+        for each in parameters
+        if isinstance(each, click.Option) and not each.hidden
+    }
     shorts = {"-o": "--output", "-l": "--long", "-r": "--recursive"}
     said = {shorts.get(each, each) for each in re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", row)}
     assert said == options

@@ -9,16 +9,20 @@ from mountcache.cli.codes import TABLE
 from mountcache.cli.comparing import diff
 from mountcache.cli.doctoring import doctor
 from mountcache.cli.editing import drop, mv, put, revert, rm
+from mountcache.cli.history import hold, log, unhold, watch
 from mountcache.cli.indexing import index
 from mountcache.cli.metadata import info, meta, query
 from mountcache.cli.moving import rebind
 from mountcache.cli.paths import path
+from mountcache.cli.pulling import pull
 from mountcache.cli.reading import cat, get, ls, prefetch
+from mountcache.cli.resolving import resolve
 from mountcache.cli.saving import backup, migrate, restore
 from mountcache.cli.session import color, config_option
 from mountcache.cli.setup import init
-from mountcache.cli.shipping import push, status
+from mountcache.cli.shipping import apply, push
 from mountcache.cli.starting import demo, serve
+from mountcache.cli.status import status
 from mountcache.cli.undoing import undo
 
 __all__ = ["app"]
@@ -51,7 +55,8 @@ def app(ctx: click.Context) -> None:
 
 
 for _command in (
-    init, ls, query, info, meta, get, cat, path, put, rm, mv, status, diff, push, revert, undo,
-    drop, prefetch, rebind, backup, restore, migrate, doctor, index, serve, demo,
+    init, ls, query, info, meta, get, cat, path, put, rm, mv, status, diff, push, apply, resolve,
+    revert, undo, pull, hold, unhold, log, watch, drop, prefetch, rebind, backup, restore, migrate,
+    doctor, index, serve, demo,
 ):  # fmt: skip
     app.add_command(_command)

@@ -22,6 +22,7 @@ __all__ = [
     "assignments",
     "chosen",
     "exact_option",
+    "group_option",
     "is_pattern",
     "like",
     "nothing_matches",
@@ -36,6 +37,13 @@ def exact_option(function: _Decorated) -> _Decorated:
     """Give a command ``--exact``."""
     return click.option(
         "--exact", is_flag=True, help="Take *, ? and [ for what they are: every word is a key."
+    )(function)
+
+
+def group_option(function: _Decorated) -> _Decorated:
+    """Give a command ``--group NAME``."""
+    return click.option(
+        "--group", metavar="NAME", help="Of the group of that name: edits that belong together."
     )(function)
 
 

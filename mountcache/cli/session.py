@@ -33,6 +33,7 @@ __all__ = [
     "show",
     "spelled",
     "tell",
+    "write_whole",
 ]
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
@@ -124,6 +125,20 @@ def spelled(document: object) -> str:
     text = json.dumps(document, ensure_ascii=False)
     # JSON itself asks for an escape below U+0020 only.
     return re.sub("[\x7f-\x9f\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def write_whole(file: str, text: str) -> None:
+    """Write a file so that it is there whole, or as it was before."""
+    path = Path(file)
+    there = path.with_name(f".{path.name}.{os.getpid()}~")
+    try:
+        with open(there, "w", encoding="utf-8", newline="\n") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(there, path)
+    finally:
+        there.unlink(missing_ok=True)
 
 
 def note(line: str) -> None:

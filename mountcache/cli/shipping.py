@@ -1,17 +1,17 @@
-"""The commands between here and upstream: status and push."""
+"""The commands that send: push, what it would do, and a plan that was approved."""
 
 from __future__ import annotations
 
-import datetime
 import shlex
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mountcache.cli.advice import advice, asking_for
-from mountcache.cli.codes import Code, one_line
-from mountcache.cli.naming import chosen, exact_option, like
+from mountcache.cli.codes import Code, NoSuchKeyError, one_line
+from mountcache.cli.naming import chosen, exact_option, group_option, like
 from mountcache.cli.session import (
     amount,
     config_option,
@@ -22,117 +22,52 @@ from mountcache.cli.session import (
     progress,
     show,
     tell,
+    write_whole,
 )
+from mountcache.cli.status import next_for_conflicts
 
 if TYPE_CHECKING:
-    from mountcache.local.records import StagedEdit
     from mountcache.mounted import MountedStore
-    from mountcache.sync import Conflict, PushReport, PushResult, Side
+    from mountcache.sync import Conflict, Plan, PushReport, PushResult, Side
 
-__all__ = ["push", "staged_ones", "status"]
+__all__ = ["apply", "push", "staged_ones"]
 
-_COLORS = {"A": "green", "M": "yellow", "m": "yellow", "D": "red"}
-_BESIDE = {"changed": "U", "gone": "X"}
-
-
-@click.command()
-@config_option
-@json_option
-@click.pass_context
-def status(ctx: click.Context, as_json: bool) -> None:
-    """Show what is staged: asks nobody, works offline.
-
-    A is added, M modified, m modified in its metadata alone, D deleted; U beside it: as far as
-    is known here upstream has changed since, X: the key is gone there. Ends with 0 if nothing is
-    staged, 1 if something is, 2 if the last push found a conflict in it.
-    """
-    from mountcache.sync import status as staged
-
-    with opened() as store:
-        found = staged(store)
-    conflicts = [edit for edit in found.edits if edit.in_conflict]
-    if as_json:
-        show(
-            {
-                "staged": [_document(edit) for edit in found.edits],
-                "staged_bytes": found.staged_bytes,
-                "conflicts": [edit.key for edit in conflicts],
-            }
-        )
-    elif not found.edits:
-        tell("nothing is staged")
-        note("next: `mountcache put KEY FILE` stages an edit")
-    else:
-        for edit in found.edits:
-            _tell(edit)
-        note(f"{len(found.edits):,} staged, {amount(found.staged_bytes)}")
-        note(_next_for_conflicts([edit.key for edit in conflicts]) or "next: `mountcache push`")
-    ctx.exit(Code.CONFLICT if conflicts else Code.STAGED if found.edits else Code.DONE)
+_POLICIES = ("fail", "mine", "upstream", "keep-both", "merge-metadata", "ours", "theirs")
 
 
-def _next_for_conflicts(keys: list[str]) -> str:
-    """Return the command that resolves conflicts; "" if there are none."""
-    if not keys:
-        return ""
-    named = f" {shlex.quote(keys[0])}" if len(keys) == 1 else ""
-    return (
-        f"next: `mountcache push{named} --on-conflict keep-both` (or ours, theirs, merge-metadata)"
-    )
+_blind_option = click.option(
+    "--allow-blind", is_flag=True, help="Write where upstream can't compare."
+)
+_workers_option = click.option(
+    "--workers", type=click.IntRange(1, 64), default=8, show_default=True, help="At once."
+)
 
 
-def _letter(edit: StagedEdit) -> str:
-    if edit.state == "modified":
-        return "m" if edit.what == "metadata" else "M"
-    return edit.state[0].upper()
+class _Policy(click.Choice[str]):
+    """The policies by the names that are shown; others are taken, too."""
 
-
-def _tell(edit: StagedEdit) -> None:
-    letter = _letter(edit)
-    when = datetime.datetime.fromtimestamp(edit.when).astimezone().strftime("%Y-%m-%d %H:%M")
-    size = "" if edit.what != "data" else f", {amount(edit.size)}"
-    beside = click.style(_BESIDE.get(edit.upstream, " "), fg="yellow")
-    tell(
-        f"{click.style(letter, fg=_COLORS[letter])}{beside} {one_line(edit.key)}  "
-        f"({one_line(edit.author)}, {when}{size})"
-    )
-    if edit.in_flight:
-        tell("   on its way upstream")
-    if edit.error:
-        tell(f"   {one_line(edit.error)}")
-
-
-def _document(edit: StagedEdit) -> dict[str, Any]:
-    return {
-        "key": edit.key,
-        "state": edit.state,
-        "what": edit.what,
-        "base": edit.base,
-        "size": edit.size,
-        "when": edit.when,
-        "author": edit.author,
-        "notes": edit.notes,
-        "in_flight": edit.in_flight,
-        "tries": edit.tries,
-        "in_conflict": edit.in_conflict,
-        "error": edit.error,
-        "upstream": edit.upstream,
-    }
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "[fail|mine|upstream|keep-both|merge-metadata]"
 
 
 @click.command()
 @click.argument("words", nargs=-1, metavar="[KEY|PATTERN...]")
 @click.option(
     "--on-conflict",
-    type=click.Choice(["fail", "ours", "theirs", "keep-both", "merge-metadata"]),
+    type=_Policy(_POLICIES),
     default="fail",
     show_default=True,
     help="What to do where upstream isn't what an edit was made from.",
 )
 @click.option("--max-delete", type=click.IntRange(0), help="How many keys may be deleted upstream.")
-@click.option("--allow-blind", is_flag=True, help="Write where upstream can't compare.")
+@group_option
+@click.option("--dry-run", "-n", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option(
-    "--workers", type=click.IntRange(1, 64), default=8, show_default=True, help="At once."
-)
+    "--plan", "plan_file", metavar="FILE", type=click.Path(allow_dash=True, path_type=str),
+    help="Write what would be done to FILE, for `mountcache apply`, and do nothing.",
+)  # fmt: skip
+@_blind_option
+@_workers_option
 @exact_option
 @config_option
 @json_option
@@ -142,6 +77,9 @@ def push(
     words: tuple[str, ...],
     on_conflict: str,
     max_delete: int | None,
+    group: str | None,
+    dry_run: bool,
+    plan_file: str | None,
     allow_blind: bool,
     workers: int,
     exact: bool,
@@ -152,13 +90,18 @@ def push(
     A PATTERN is about what is staged.
 
     An edit whose key somebody else changed meanwhile is a conflict: nothing is overwritten, and
-    it stays staged. Look, then push it again with --on-conflict ours, theirs, keep-both or
-    merge-metadata. One key that fails stops no other.
+    it stays staged. Look, then `mountcache resolve` it, or push it again with --on-conflict mine,
+    upstream, keep-both or merge-metadata. One key that fails stops no other.
     """
     from mountcache.sync import push as send
 
     with opened() as store:
         named = staged_ones(store, words, exact=exact) if words else None
+        if group is not None:
+            named = in_group(store, group, named)
+        if dry_run or plan_file is not None:
+            made = _planned(store, named, on_conflict, max_delete, workers)
+            ctx.exit(_show_plan(made, plan_file, as_json=as_json))
         with progress("push") as step:
             report = send(
                 store,
@@ -169,6 +112,82 @@ def push(
                 allow_blind=allow_blind,
                 max_delete=max_delete,
             )
+    _tell_report(report, as_json=as_json)
+    ctx.exit(_code(report))
+
+
+@click.command()
+@click.argument("file", type=click.Path(allow_dash=True, path_type=str))
+@_blind_option
+@_workers_option
+@config_option
+@json_option
+@click.pass_context
+def apply(ctx: click.Context, file: str, allow_blind: bool, workers: int, as_json: bool) -> None:
+    """Do what the plan in FILE says, which `mountcache push --plan FILE` wrote, and no more.
+
+    What was edited here since then is refused, and what was changed upstream is a conflict, key
+    by key.
+    """
+    from mountcache.sync import apply as do
+    from mountcache.sync import read_plan
+
+    with click.open_file(file, "rb") as stream:
+        made = read_plan(stream.read())
+    with opened() as store, progress("apply") as step:
+        report = do(store, made, workers=workers, progress=step, allow_blind=allow_blind)
+    _tell_report(report, as_json=as_json)
+    ctx.exit(_code(report))
+
+
+def _planned(
+    store: MountedStore,
+    named: list[str] | None,
+    on_conflict: str,
+    max_delete: int | None,
+    workers: int,
+) -> Plan:
+    from mountcache.sync import plan
+
+    with progress("look") as step:
+        return plan(
+            store, named, on_conflict=on_conflict, max_delete=max_delete, workers=workers,
+            progress=step,
+        )  # fmt: skip
+
+
+def _show_plan(made: Plan, file: str | None, *, as_json: bool) -> Code:
+    """Write or show a plan; return the exit code."""
+    if file == "-" or (as_json and file is None):
+        click.echo(made.to_json(), nl=False)
+        return Code.CONFLICT if made.conflicts else Code.DONE
+    if file is not None:
+        write_whole(file, made.to_json())
+    for step in made.steps:
+        size = "" if step.size is None else f", {amount(step.size)}"
+        color = {"conflict": "red", "delete": "red", "create": "green", "replace": "yellow"}
+        action = click.style(f"{step.action:<{_widest(made)}}", fg=color.get(step.action))
+        tell(f"{action}  {one_line(step.key)}  ({one_line(step.author)}{size})")
+        if step.message:
+            tell(f"   {one_line(step.message)}")
+    if not made.steps:
+        tell("nothing is staged")
+    counts = Counter(step.action for step in made.steps)
+    note(", ".join(f"{count:,} {action}" for action, count in sorted(counts.items())))
+    if made.conflicts:
+        note(next_for_conflicts([step.key for step in made.conflicts]))
+    elif file is not None:
+        note(one_line(f"next: `mountcache apply {shlex.quote(file)}` does exactly that"))
+    elif made.steps:
+        note("nothing was sent; next: `mountcache push`")
+    return Code.CONFLICT if made.conflicts else Code.DONE
+
+
+def _widest(made: Plan) -> int:
+    return max(len(step.action) for step in made.steps)
+
+
+def _tell_report(report: PushReport, *, as_json: bool) -> None:
     said = ""
     for result in report.results:
         if as_json:
@@ -177,10 +196,9 @@ def push(
             _tell_result(result, said)
             said = result.message
     if not as_json:
-        if not report.results and not words:
+        if not report.results:
             tell("nothing is staged")
         note(_next(report))
-    ctx.exit(_code(report))
 
 
 def _next(report: PushReport) -> str:
@@ -188,7 +206,7 @@ def _next(report: PushReport) -> str:
     conflicts = [each.key for each in report.conflicts]
     left = [each for each in report.results if each.outcome in ("failed", "refused", "blocked")]
     if conflicts:
-        return _next_for_conflicts(conflicts)
+        return next_for_conflicts(conflicts)
     if not report.results:
         return "next: `mountcache put KEY FILE` stages an edit"
     if not left:
@@ -197,6 +215,16 @@ def _next(report: PushReport) -> str:
     first = next((each.error for each in left if each.error is not None), None)
     more = advice(first, path, settings)
     return f"next: {more + '; then ' if more else ''}`mountcache push`: {len(left):,} stay staged"
+
+
+def in_group(store: MountedStore, group: str, named: list[str] | None = None) -> list[str]:
+    """Return the staged keys of a group, those of them that are `named` if any are."""
+    keys = [edit.key for edit in store.staged() if edit.group_name == group]
+    if not keys:
+        raise NoSuchKeyError(
+            f"nothing is staged in a group named {group!r}; `mountcache status` shows the groups"
+        )
+    return keys if named is None else [key for key in keys if key in named]
 
 
 def staged_ones(store: MountedStore, words: Iterable[str], *, exact: bool) -> list[str]:

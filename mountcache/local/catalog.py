@@ -261,6 +261,12 @@ class Catalog:
         con = self.content.connection()
         return dict(con.execute("SELECT grp, name FROM grp").fetchall())
 
+    def renamed(self) -> dict[str, str]:
+        """Return the old names of renamed keys, by their new ones."""
+        con = self.content.connection()
+        sql = "SELECT partner, key FROM edit WHERE partner IS NOT NULL"
+        return dict(con.execute(sql).fetchall())
+
     def count_upstream(self) -> int:
         """Return how many keys upstream is known to hold."""
         con = self.content.connection()

@@ -280,6 +280,9 @@ class Journal:
             if row.edit is None or row.edit.seq != edit.seq:
                 return False
             self._rebase(con, edit.key, base)
+            con.execute(
+                "UPDATE edit SET tries = 0, error = NULL, tried = NULL WHERE key = ?", (edit.key,)
+            )
             self._record(con, "resolved", row.edit, note)
             return True
 

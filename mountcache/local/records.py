@@ -240,10 +240,16 @@ class StagedEdit:
     """The name of its group; None if it has none."""
     partner: str | None = None
     """Of the delete that is half of a rename: the new name."""
+    renamed_from: str | None = None
+    """Of the other half: the old name."""
+    conflicts_now: bool | None = None
+    """Whether a look at upstream just now found it changed by somebody else; None: no look."""
 
     @property
     def in_conflict(self) -> bool:
-        """Whether its last push found upstream changed by somebody else."""
+        """Whether a look just now, or else its last push, found upstream changed by somebody."""
+        if self.conflicts_now is not None:
+            return self.conflicts_now
         return self.error is not None and self.error.startswith(CONFLICT)
 
 

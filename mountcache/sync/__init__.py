@@ -7,9 +7,12 @@ by asking it for the two.
 from __future__ import annotations
 
 from mountcache.sync.diff import MISSING, Difference, Shown, diff, side
+from mountcache.sync.plan import Plan, Step, apply, plan, read_plan
 from mountcache.sync.prefetch import PrefetchReport, prefetch
+from mountcache.sync.pull import PullReport, pull
 from mountcache.sync.push import push
 from mountcache.sync.report import Conflict, PushReport, PushResult, Side
+from mountcache.sync.resolving import Resolved, in_conflict, resolve
 from mountcache.sync.status import Status, status
 from mountcache.sync.trees import ExportReport, ImportReport, export_tree, import_tree
 
@@ -19,17 +22,27 @@ __all__ = [
     "Difference",
     "ExportReport",
     "ImportReport",
+    "Plan",
     "PrefetchReport",
+    "PullReport",
     "PushReport",
     "PushResult",
+    "Resolved",
     "Shown",
     "Side",
     "Status",
+    "Step",
+    "apply",
     "diff",
     "export_tree",
     "import_tree",
+    "in_conflict",
+    "plan",
     "prefetch",
+    "pull",
     "push",
+    "read_plan",
+    "resolve",
     "side",
     "status",
 ]

@@ -6,12 +6,11 @@ import datetime as dt
 import socket
 from dataclasses import dataclass
 
-from mountcache.errors import ConfigurationError
 from mountcache.jsonform import normal_form, parse
 from mountcache.local.records import ABSENT_BASE, CONFLICT, BaseOf, Edit
 from mountcache.sync.judge import Theirs, merge_metadata
 from mountcache.sync.mount import Mount
-from mountcache.sync.report import POLICIES, Conflict, Policy, PushResult, Side
+from mountcache.sync.report import Conflict, Policy, PushResult, Side, policy_of
 
 __all__ = ["Resolution", "conflict_of", "resolve"]
 
@@ -54,8 +53,7 @@ def resolve(
     mount: Mount, policy: Policy, conflict: Conflict, edit: Edit, theirs: Theirs
 ) -> Resolution:
     """Apply a policy to a conflict."""
-    name = policy if isinstance(policy, str) else policy(conflict)
-    match name:
+    match policy_of(policy if isinstance(policy, str) else policy(conflict)):
         case "fail":
             return _fail(mount, conflict, edit)
         case "ours":
@@ -66,10 +64,8 @@ def resolve(
             return _keep_both(mount, conflict, edit)
         case "merge-metadata":
             return _merge(mount, conflict, edit, theirs)
-        case _:
-            raise ConfigurationError(
-                f"{name!r} is no policy for conflicts; choose one of {', '.join(POLICIES)}"
-            )
+        case other:
+            raise AssertionError(other)
 
 
 def _fail(mount: Mount, conflict: Conflict, edit: Edit) -> Resolution:

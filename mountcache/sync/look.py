@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from mountcache.abc import SupportsVersions, Value, chunks, facts_of
-from mountcache.errors import ChangedWhileReadingError
+from mountcache.errors import ChangedWhileReadingError, StoreError, StoreUnavailableError
 from mountcache.jsonform import spelling
-from mountcache.sync.judge import Theirs
+from mountcache.local.records import Edit
+from mountcache.sync.judge import Theirs, Verdict, judge
 from mountcache.sync.mount import Mount
 
-__all__ = ["VERIFY_LIMIT", "look"]
+__all__ = ["VERIFY_LIMIT", "Progress", "look", "looked_at"]
+
+Progress = Callable[[int, int, str], object]
+"""Called as ``progress(done, total, key)``."""
 
 VERIFY_LIMIT = 64 * 1024 * 1024
 """Bytes of a value that are downloaded at most to find its digest out."""
@@ -43,6 +49,46 @@ def look(mount: Mount, key: str, *, digest: bool = False) -> Theirs:
             if attempt == _TRIES - 1:
                 raise
     raise AssertionError("unreachable")
+
+
+def looked_at(
+    mount: Mount, edits: Sequence[Edit], workers: int = 8, progress: Progress | None = None
+) -> dict[str, Theirs | StoreError]:
+    """Return what upstream shows of the keys of edits; no base moves by that.
+
+    Raises
+    ------
+    StoreUnavailableError
+        If upstream is out of reach.
+    """
+
+    def sight(edit: Edit) -> Theirs | StoreError:
+        try:
+            theirs = look(mount, edit.key)
+            if judge(edit, theirs) is Verdict.UNSURE:
+                theirs = look(mount, edit.key, digest=True)
+        except StoreUnavailableError as error:
+            if not error.answered:
+                raise
+            return error
+        except StoreError as error:
+            return error
+        return theirs
+
+    found: dict[str, Theirs | StoreError] = {}
+    if not edits:
+        return found
+    with ThreadPoolExecutor(max(1, min(workers, len(edits))), "mountcache-look") as pool:
+        futures = [(edit, pool.submit(sight, edit)) for edit in edits]
+        try:
+            for edit, future in futures:
+                found[edit.key] = future.result()
+                if progress is not None:
+                    progress(len(found), len(edits), mount.full(edit.key))
+        finally:
+            for _, future in futures:
+                future.cancel()
+    return found
 
 
 def _theirs(mount: Mount, value: Value, looked: float, *, digest: bool) -> Theirs:

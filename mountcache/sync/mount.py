@@ -68,5 +68,8 @@ class Mounted(Protocol):
     def with_options(self, *, max_age: float | None = None) -> Mounted:
         """Return a view of the store with other settings."""
 
+    def update_index(self) -> None:
+        """Read upstream's index now, if it has one."""
+
     def glob(self, pattern: str) -> Iterator[str]:
         """Iterate over the keys that match a shell pattern."""

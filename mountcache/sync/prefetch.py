@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
-from mountcache.abc import chunks
+from mountcache.abc import Value, chunks
 from mountcache.errors import StoreError, StoreFullError, StoreUnavailableError
 from mountcache.local.content import full
 from mountcache.local.partial import BLOCK
@@ -24,7 +24,7 @@ from mountcache.sync.promise import promise_for, promise_of
 from mountcache.sync.remote import Patience
 from mountcache.sync.source import Source, begin
 
-__all__ = ["PrefetchReport", "prefetch"]
+__all__ = ["Came", "PrefetchReport", "arriving", "fetched", "is_here", "prefetch"]
 
 _EVERY: Final = 0.1
 _AHEAD: Final = 8
@@ -46,11 +46,12 @@ class PrefetchReport:
 
 
 @dataclass(frozen=True, slots=True)
-class _Came:
+class Came:
     """What became of one key; `clean` is still to be kept."""
 
     row: Row
-    size: int = 0
+    size: int | None = 0
+    """Bytes that came; None if there was no need for them."""
     clean: Clean | None = None
     error: Exception | None = None
 
@@ -95,14 +96,14 @@ def prefetch(
         if key.startswith(mount.prefix) and len(key) > skip
     ]
     rows = [row for row in map(mount.catalog.row, keys) if row.edit is None]
-    missing = [row for row in rows if not _is_here(row)]
+    missing = [row for row in rows if not is_here(row)]
     _refuse_what_cant_fit(mount, missing)
     failed: dict[str, str] = {}
     done = size = unavailable = 0
     told = 0.0
-    for came in _all(mount, missing, workers):
+    for came in arriving(mount, missing, workers, fetched):
         key = mount.full(came.row.key)
-        done, size = done + 1, size + came.size
+        done, size = done + 1, size + (came.size or 0)
         if came.error is not None:
             failed[key] = str(came.error)
             unavailable += isinstance(came.error, StoreUnavailableError)
@@ -126,7 +127,7 @@ def _refuse_what_cant_fit(mount: Mount, missing: Sequence[Row]) -> None:
         )
 
 
-def _is_here(row: Row) -> bool:
+def is_here(row: Row) -> bool:
     copy, entry = row.copy, row.entry
     if copy is None or entry is None:
         return False
@@ -135,16 +136,26 @@ def _is_here(row: Row) -> bool:
     return entry.sha256 == copy.sha256 or entry.entry == copy.entry
 
 
-def _all(mount: Mount, rows: Sequence[Row], workers: int) -> Iterator[_Came]:
-    """Iterate over what becomes of the keys, in the order in which they come."""
+def arriving(
+    mount: Mount, rows: Sequence[Row], workers: int, fetch: Callable[[Mount, Row], Came]
+) -> Iterator[Came]:
+    """Iterate over what becomes of the keys, in the order in which they come.
+
+    Parameters
+    ----------
+    fetch
+        Asks for one key, in a thread of the `workers`.
+    """
     todo = iter(rows)
-    coming: set[Future[_Came]] = set()
+    coming: set[Future[Came]] = set()
     patience = Patience(workers)
     with ThreadPoolExecutor(workers, "mountcache-prefetch") as pool:
         try:
             while True:
                 room = workers * _AHEAD - len(coming)
-                coming |= {pool.submit(_one, mount, row, patience) for row in islice(todo, room)}
+                coming |= {
+                    pool.submit(_one, mount, row, patience, fetch) for row in islice(todo, room)
+                }
                 if not coming:
                     return
                 here, coming = wait(coming, return_when=FIRST_COMPLETED)
@@ -154,32 +165,38 @@ def _all(mount: Mount, rows: Sequence[Row], workers: int) -> Iterator[_Came]:
                 future.cancel()
 
 
-def _one(mount: Mount, row: Row, patience: Patience) -> _Came:
+def _one(mount: Mount, row: Row, patience: Patience, fetch: Callable[[Mount, Row], Came]) -> Came:
     """Fetch one key, if it is of any use to ask for it."""
-    came = _Came(row, error=patience.lost) if patience.lost else _fetched(mount, row)
+    came = Came(row, error=patience.lost) if patience.lost else fetch(mount, row)
     patience.note(came.error)
     return came
 
 
-def _fetched(mount: Mount, row: Row) -> _Came:
-    """Fetch one key: a small value to be kept by the caller, a large one kept as it comes."""
+def fetched(mount: Mount, row: Row, value: Value | None = None) -> Came:
+    """Fetch one key: a small value to be kept by the caller, a large one kept as it comes.
+
+    Parameters
+    ----------
+    value
+        What upstream shows, if it was asked already.
+    """
     promise = promise_for(mount, row.entry)
     try:
-        value = begin(mount.backing, mount.full(row.key))
+        value = value or begin(mount.backing, mount.full(row.key))
         source = Source(mount, row, value, promise)
         if source.size is not None and source.size <= BLOCK:
             data, clean = whole(source)
-            return _Came(row, len(data), clean, None if clean else _not_kept(mount, row))
+            return Came(row, len(data), clean, None if clean else _not_kept(mount, row))
         size, room = 0, mount.catalog.available()
         with fill(mount, row, value, promise, asked=False) as stream:
             for chunk in chunks(stream):
                 size += len(chunk)
                 if room is not None and size > room:  # a body without an end, perhaps
-                    return _Came(row, size, error=_not_kept(mount, row))
+                    return Came(row, size, error=_not_kept(mount, row))
         copy = mount.catalog.row(row.key).copy
-        return _Came(row, size, error=None if copy else _not_kept(mount, row))
+        return Came(row, size, error=None if copy else _not_kept(mount, row))
     except (StoreError, KeyError, OSError) as error:
-        return _Came(row, error=error)
+        return Came(row, error=error)
 
 
 def _not_kept(mount: Mount, row: Row) -> StoreFullError:
@@ -188,7 +205,7 @@ def _not_kept(mount: Mount, row: Row) -> StoreFullError:
     )
 
 
-def _kept(mount: Mount, batch: list[_Came]) -> list[_Came]:
+def _kept(mount: Mount, batch: list[Came]) -> list[Came]:
     """Keep what has come, in one commit."""
     cleans = [came.clean for came in batch if came.clean is not None]
     if not cleans:
@@ -200,12 +217,12 @@ def _kept(mount: Mount, batch: list[_Came]) -> list[_Came]:
     except (StoreError, OSError) as error:
         if isinstance(error, OSError) and full(error):
             return [_without_room(mount, came) for came in batch]
-        return [came if came.clean is None else _Came(came.row, error=error) for came in batch]
+        return [came if came.clean is None else Came(came.row, error=error) for came in batch]
     finally:
         for clean in cleans:
             discard(clean)
     return batch
 
 
-def _without_room(mount: Mount, came: _Came) -> _Came:
-    return came if came.clean is None else _Came(came.row, error=_not_kept(mount, came.row))
+def _without_room(mount: Mount, came: Came) -> Came:
+    return came if came.clean is None else Came(came.row, error=_not_kept(mount, came.row))

@@ -16,7 +16,6 @@ from dataclasses import replace
 from mountcache.abc import SupportsConditionalWrite, SupportsWrite
 from mountcache.errors import (
     AuthorizationError,
-    ConfigurationError,
     ReadOnlyKeyError,
     ReadOnlyStoreError,
     StoreError,
@@ -25,15 +24,15 @@ from mountcache.errors import (
 )
 from mountcache.events import StoreConflictEvent, StorePushEvent
 from mountcache.local.decide import merged_meta
-from mountcache.local.records import Edit
+from mountcache.local.records import Edit, StagedEdit
+from mountcache.sync.look import Progress
 from mountcache.sync.mount import Mount, Mounted
 from mountcache.sync.remote import Patience
-from mountcache.sync.report import POLICIES, Policy, PushReport, PushResult
+from mountcache.sync.report import Policy, PushReport, PushResult, policy_of
 from mountcache.sync.send import Sender
+from mountcache.sync.status import staged_edit
 
-__all__ = ["push", "push_mount"]
-
-Progress = Callable[[int, int, str], object]
+__all__ = ["HELD", "brake", "chosen", "named", "push", "push_mount"]
 
 HELD = "it is held back; `unhold` lets it go"
 _EVERY = 0.1
@@ -50,6 +49,7 @@ def push(
     progress: Progress | None = None,
     allow_blind: bool = False,
     max_delete: int | None = None,
+    check: Callable[[StagedEdit], str | None] | None = None,
 ) -> PushReport:
     """Push staged edits upstream.
 
@@ -73,6 +73,8 @@ def push(
     max_delete
         How many keys may be deleted upstream. By default a push of all that is staged
         deletes at most 10, or a tenth of what upstream holds, or 100.
+    check
+        Called with each edit before anything is sent; a message refuses that one.
 
     Returns
     -------
@@ -93,12 +95,13 @@ def push(
     mount = store.mount
     return push_mount(
         mount,
-        None if keys is None else [_named(mount, key) for key in keys],
+        None if keys is None else [named(mount, key) for key in keys],
         on_conflict=on_conflict,
         workers=workers,
         progress=progress,
         allow_blind=allow_blind,
         max_delete=max_delete,
+        refuse=None if check is None else lambda edit: check(staged_edit(mount, edit)),
     )
 
 
@@ -112,6 +115,7 @@ def push_mount(
     allow_blind: bool = False,
     max_delete: int | None = None,
     take_unbased: bool = False,
+    refuse: Callable[[Edit], str | None] | None = None,
 ) -> PushReport:
     """Push edits of a catalog; see `push`.
 
@@ -121,12 +125,12 @@ def push_mount(
         Keys of the catalog.
     take_unbased
         An edit that was set past the mount replaces what upstream shows now.
+    refuse
+        Says why an edit isn't to be sent, before any is; None for one that is.
     """
     mount.staging.refuse_in_transaction("push")
-    if isinstance(on_conflict, str) and on_conflict not in POLICIES:
-        raise ConfigurationError(
-            f"{on_conflict!r} is no policy for conflicts; choose one of {', '.join(POLICIES)}"
-        )
+    if isinstance(on_conflict, str):
+        policy_of(on_conflict)
     if workers < 1:
         raise ValueError(f"a push has at least 1 worker, not {workers}")
     if keys is None and next(mount.catalog.edits(), None) is None and not mount.catalog.ops():
@@ -138,12 +142,20 @@ def push_mount(
     )
     with mount.journal.pushing():
         mount.journal.abandon_dead()
-        edits = _chosen(mount, keys)
+        edits = chosen(mount, keys)
         held = [edit for edit in edits if edit.held]
         edits = [edit for edit in edits if not edit.held]
-        refused = _brake(mount, edits, max_delete) if keys is None or max_delete is not None else []
+        refused = brake(mount, edits, max_delete) if keys is None or max_delete is not None else []
         edits = [edit for edit in edits if edit not in refused]
         results = [_refusal(mount, edit, len(refused)) for edit in refused]
+        if refuse is not None:
+            reasons = {edit.seq: why for edit in edits if (why := refuse(edit)) is not None}
+            more = [edit for edit in edits if edit.seq in reasons]
+            results += [
+                PushResult(mount.full(edit.key), "refused", reasons[edit.seq]) for edit in more
+            ]
+            refused = refused + more
+            edits = [edit for edit in edits if edit.seq not in reasons]
         results += [PushResult(mount.full(edit.key), "held", HELD) for edit in held]
         results += _unsent(mount, keys or (), edits + refused + held)
         results += _Run(mount, sender, len(edits), workers, progress).all(_groups(edits))
@@ -166,7 +178,7 @@ def _check_writable(mount: Mount) -> None:
         )
 
 
-def _named(mount: Mount, key: str) -> str:
+def named(mount: Mount, key: str) -> str:
     """Return the catalog's name of a key that was named to be pushed."""
     if not key.startswith(mount.prefix):
         raise ReadOnlyKeyError(f"{key!r} lies outside the mount point {mount.prefix!r}")
@@ -187,7 +199,7 @@ def _unsent(mount: Mount, keys: Iterable[str], edits: Iterable[Edit]) -> list[Pu
     ]
 
 
-def _chosen(mount: Mount, keys: Sequence[str] | None) -> list[Edit]:
+def chosen(mount: Mount, keys: Sequence[str] | None) -> list[Edit]:
     if keys is None:
         return list(mount.catalog.edits())
     rows = (mount.catalog.row(key) for key in dict.fromkeys(keys))
@@ -202,7 +214,7 @@ def _groups(edits: Iterable[Edit]) -> list[list[Edit]]:
     return list(groups.values())
 
 
-def _brake(mount: Mount, edits: Sequence[Edit], max_delete: int | None) -> list[Edit]:
+def brake(mount: Mount, edits: Sequence[Edit], max_delete: int | None) -> list[Edit]:
     """Return the deletes that are too many to be meant."""
     deletes = [edit for edit in edits if edit.kind == "del" and edit.partner is None]
     if max_delete is not None:

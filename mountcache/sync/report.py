@@ -7,9 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mountcache.abc import Base, Grade
-from mountcache.errors import StoreError
+from mountcache.errors import ConfigurationError, StoreError
 
-__all__ = ["POLICIES", "Conflict", "Outcome", "Policy", "PushReport", "PushResult", "Side"]
+__all__ = [
+    "POLICIES",
+    "Conflict",
+    "Outcome",
+    "Policy",
+    "PushReport",
+    "PushResult",
+    "Side",
+    "policy_of",
+]
 
 Outcome = Literal[
     "pushed",
@@ -24,6 +33,25 @@ Outcome = Literal[
 ]
 
 POLICIES = ("fail", "ours", "theirs", "keep-both", "merge-metadata")
+
+_ALSO = {"mine": "ours", "upstream": "theirs"}
+"""Other names of policies: those of the sides."""
+
+
+def policy_of(name: str) -> str:
+    """Return the policy of a name.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none.
+    """
+    found = _ALSO.get(name, name)
+    if found not in POLICIES:
+        raise ConfigurationError(
+            f"{name!r} is no policy for conflicts; choose one of {', '.join(POLICIES)}"
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +81,8 @@ class Conflict:
 
 
 Policy = str | Callable[[Conflict], str]
-"""One of `POLICIES`, or what chooses one for a conflict."""
+"""One of `POLICIES` ("mine" and "upstream" are taken for "ours" and "theirs"), or what chooses
+one for a conflict."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,21 @@
-"""What is staged, without asking upstream."""
+"""What is staged, without asking upstream unless somebody says so."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from mountcache.errors import StoreError
 from mountcache.local.records import Edit, Row, StagedEdit
-from mountcache.sync.judge import Theirs, against_base
+from mountcache.local.view import matcher
+from mountcache.sync.judge import Theirs, Verdict, against_base, judge
+from mountcache.sync.look import looked_at
 from mountcache.sync.mount import Mount, Mounted
 
-__all__ = ["Status", "staged", "status"]
+__all__ = ["Status", "staged", "staged_edit", "status"]
+
+Standing = Literal["same", "changed", "gone", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +27,46 @@ class Status:
     oldest: float | None
     """When the oldest edit was made, in seconds since 1970."""
 
+    @property
+    def conflicts(self) -> tuple[StagedEdit, ...]:
+        """The edits whose last push, or a look at upstream just now, met somebody else's change."""
+        return tuple(edit for edit in self.edits if edit.in_conflict)
 
-def status(store: Mounted) -> Status:
-    """Return what is staged; costs what the staged edits cost, and asks nobody."""
-    edits = tuple(staged(store.mount))
+
+def status(
+    store: Mounted, pattern: str = "*", *, group: str | None = None, remote: bool = False
+) -> Status:
+    """Return what is staged; costs what the staged edits cost.
+
+    Parameters
+    ----------
+    store
+        A MountedStore.
+    pattern
+        A shell pattern of keys; ``*`` crosses "/".
+    group
+        The name of a group: only what belongs to it.
+    remote
+        Look at upstream, key by key. What edits were made from stays as it is. Otherwise nobody
+        is asked: what is known here of upstream counts.
+
+    Raises
+    ------
+    StoreUnavailableError
+        If upstream is to be looked at, and is out of reach.
+    """
+    mount = store.mount
+    found = {edit.key: edit for edit in staged(mount) if group in (None, edit.group_name)}
+    if pattern != "*":
+        matches = matcher({}, pattern)
+        found = {key: edit for key, edit in found.items() if matches(key, {})}
+    if remote:
+        rows = [edit for edit in mount.catalog.edits() if mount.full(edit.key) in found]
+        sights = looked_at(mount, rows)
+        for edit in rows:
+            key = mount.full(edit.key)
+            found[key] = _beside(found[key], edit, sights[edit.key])
+    edits = tuple(found.values())
     return Status(
         edits,
         sum(edit.size or 0 for edit in edits),
@@ -37,11 +78,17 @@ def staged(mount: Mount) -> Iterator[StagedEdit]:
     """Iterate over the staged edits of a mount, in the order of their making."""
     in_flight = {op.key for op in mount.catalog.ops()}
     names = mount.catalog.group_names()
+    renamed = mount.catalog.renamed()
     for edit in mount.catalog.edits():
-        yield _shown(mount, edit, names.get(edit.group), in_flight=edit.key in in_flight)
+        shown = staged_edit(mount, edit, names.get(edit.group), in_flight=edit.key in in_flight)
+        old = renamed.get(edit.key)
+        yield shown if old is None else replace(shown, renamed_from=mount.full(old))
 
 
-def _shown(mount: Mount, edit: Edit, name: str | None, *, in_flight: bool) -> StagedEdit:
+def staged_edit(
+    mount: Mount, edit: Edit, name: str | None = None, *, in_flight: bool = False
+) -> StagedEdit:
+    """Return an edit as users see it."""
     deleted = edit.kind == "del"
     added = edit.base.kind in ("none", "unknown", "absent")
     base = edit.base.version if edit.base.version is not None else edit.base.kind
@@ -66,7 +113,21 @@ def _shown(mount: Mount, edit: Edit, name: str | None, *, in_flight: bool) -> St
     )
 
 
-def _upstream(row: Row, edit: Edit) -> Literal["same", "changed", "gone", "unknown"]:
+def _beside(shown: StagedEdit, edit: Edit, theirs: Theirs | StoreError) -> StagedEdit:
+    """Return an edit beside what upstream shows now."""
+    if isinstance(theirs, StoreError) or edit.base.kind == "op":
+        return replace(shown, upstream="unknown")
+    created = edit.base.kind in ("none", "unknown", "absent")
+    conflict = judge(edit, theirs) in (Verdict.CONFLICT, Verdict.UNSURE)
+    standing: Standing = "changed"
+    if not theirs.present:
+        standing = "same" if created else "gone"
+    elif not created and against_base(theirs, edit.base) == "base":
+        standing = "same"
+    return replace(shown, upstream=standing, conflicts_now=conflict)
+
+
+def _upstream(row: Row, edit: Edit) -> Standing:
     """Compare what is known of upstream with the base of an edit."""
     entry, base = row.entry, edit.base
     if base.kind == "op" or (entry is None and not row.complete):

@@ -1,0 +1,173 @@
+"""The command that shows what is staged: status."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mountcache.cli.codes import Code, one_line
+from mountcache.cli.naming import exact_option, group_option, nothing_matches, pattern_of
+from mountcache.cli.session import amount, config_option, json_option, note, opened, show, tell
+
+if TYPE_CHECKING:
+    from mountcache.local.records import StagedEdit
+    from mountcache.sync import Status
+
+__all__ = ["ago", "letters", "next_for_conflicts", "status"]
+
+_COLORS = {"A": "green", "M": "yellow", "m": "yellow", "D": "red", "R": "cyan"}
+_BESIDE = {"same": "=", "changed": "U", "gone": "X", "unknown": "?"}
+
+
+@click.command()
+@click.argument("pattern", required=False)
+@group_option
+@click.option("--remote", is_flag=True, help="Look at upstream, key by key.")
+@click.option("--porcelain", is_flag=True, help="One line a key for scripts: XY, a blank, the key.")
+@exact_option
+@config_option
+@json_option
+@click.pass_context
+def status(
+    ctx: click.Context,
+    pattern: str | None,
+    group: str | None,
+    remote: bool,
+    porcelain: bool,
+    exact: bool,
+    as_json: bool,
+) -> None:
+    """Show what is staged: asks nobody, works offline, unless told to look at upstream.
+
+    Two letters a key. Here: A added, M modified, m modified in its metadata alone, D deleted, R
+    renamed. Upstream, as far as is known here: = as what it was made from, U changed since, X
+    gone, C in conflict, ? not known. Ends with 0 if nothing is staged, 1 if something is, 2 if
+    there are conflicts, 4 if upstream was to be looked at and is out of reach.
+    """
+    from mountcache.sync import status as staged
+
+    with opened() as store:
+        wanted = "*" if pattern is None else pattern_of(pattern, exact=exact)
+        found = staged(store, wanted, group=group, remote=remote)
+        if not found.edits and pattern is not None and next(store.staged(), None) is not None:
+            raise nothing_matches(pattern, "nothing staged", "status", store.exists)
+    conflicts = [edit.key for edit in found.conflicts]
+    if as_json:
+        show(
+            {
+                "staged": [_document(edit) for edit in found.edits],
+                "staged_bytes": found.staged_bytes,
+                "oldest": found.oldest,
+                "conflicts": conflicts,
+            }
+        )
+    elif porcelain:
+        for edit in found.edits:
+            tell(f"{letters(edit)} {edit.key}")
+    elif not found.edits:
+        tell("nothing is staged" if group is None else one_line(f"nothing is staged in {group}"))
+        note("next: `mountcache put KEY FILE` stages an edit")
+    else:
+        _tell_all(found)
+        note(next_for_conflicts(conflicts) or "next: `mountcache push`")
+    ctx.exit(Code.CONFLICT if conflicts else Code.STAGED if found.edits else Code.DONE)
+
+
+def next_for_conflicts(keys: Sequence[str]) -> str:
+    """Return the command that resolves conflicts; "" if there are none."""
+    if not keys:
+        return ""
+    named = shlex.quote(keys[0]) if len(keys) == 1 else "KEY"
+    return (
+        f"next: `mountcache resolve {named} --mine`, --upstream, --keep-both, --merge-metadata or "
+        "--edit; `mountcache diff --upstream` shows both sides"
+    )
+
+
+def letters(edit: StagedEdit) -> str:
+    """Return the two letters of a key: what is staged, and upstream beside it."""
+    if edit.renamed_from is not None:
+        here = "R"
+    elif edit.state == "modified":
+        here = "m" if edit.what == "metadata" else "M"
+    else:
+        here = edit.state[0].upper()
+    return here + ("C" if edit.in_conflict else _BESIDE[edit.upstream])
+
+
+def ago(seconds: float) -> str:
+    """Return how long ago something was, as people say it."""
+    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count} {unit}{'' if count == 1 else 's'} ago"
+    return "just now"
+
+
+def _tell_all(found: Status) -> None:
+    now = time.time()
+    members = {edit.group: 0 for edit in found.edits}
+    for edit in found.edits:
+        members[edit.group] += 1
+    # The lone ones first; a group is one because of its name, or because it has several.
+    together = [edit for edit in found.edits if edit.group_name or members[edit.group] > 1]
+    _tell([edit for edit in found.edits if edit not in together], now)
+    for _, group in groupby(sorted(together, key=lambda each: each.group), lambda e: e.group):
+        edits = list(group)
+        told = [edits[0].group_name or "", *dict.fromkeys(e.notes for e in edits if e.notes)]
+        name = ": ".join(filter(None, (told[0], "; ".join(told[1:])))) or "together"
+        tell(click.style(one_line(name), bold=True))
+        _tell(edits, now)
+    count = f"{len(found.edits):,} staged, {amount(found.staged_bytes)}"
+    oldest = "" if found.oldest is None else f", the oldest {ago(now - found.oldest)}"
+    note(count + oldest)
+
+
+def _tell(edits: Iterable[StagedEdit], now: float) -> None:
+    for edit in edits:
+        here, there = letters(edit)[0], letters(edit)[1]
+        color = "red" if there == "C" else "yellow" if there in "UX" else None
+        key = one_line(edit.key)
+        if edit.partner is not None:
+            key += f" -> {one_line(edit.partner)}"
+        size = f", {amount(edit.size)}" if edit.what == "data" else ""
+        held = ", held" if edit.held else ""
+        tell(
+            f"{click.style(here, fg=_COLORS[here])}{click.style(there, fg=color)} {key}  "
+            f"({one_line(edit.author)}, {ago(now - edit.when)}{size}{held})"
+        )
+        if edit.in_flight:
+            tell("   on its way upstream")
+        if edit.error:
+            tries = f"tried {edit.tries} times: " if edit.tries > 1 else ""
+            tell(f"   {tries}{one_line(edit.error)}")
+
+
+def _document(edit: StagedEdit) -> dict[str, Any]:
+    return {
+        "key": edit.key,
+        "letters": letters(edit),
+        "state": edit.state,
+        "what": edit.what,
+        "base": edit.base,
+        "size": edit.size,
+        "when": edit.when,
+        "author": edit.author,
+        "notes": edit.notes,
+        "group": edit.group,
+        "group_name": edit.group_name,
+        "partner": edit.partner,
+        "renamed_from": edit.renamed_from,
+        "held": edit.held,
+        "in_flight": edit.in_flight,
+        "tries": edit.tries,
+        "tried": edit.tried,
+        "in_conflict": edit.in_conflict,
+        "error": edit.error,
+        "upstream": edit.upstream,
+    }

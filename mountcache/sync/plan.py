@@ -1,0 +1,363 @@
+"""What a push would do, without doing it: a plan that others can read, approve and apply.
+
+Each step names the edit that it is about and what upstream showed, by digests. Applying a plan
+does exactly that; what has changed since, here or there, is refused key by key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final, Literal, cast
+
+from mountcache.abc import SupportsIdentity
+from mountcache.errors import ConfigurationError, StoreError
+from mountcache.jsonform import normal_form, parse
+from mountcache.local.records import Edit
+from mountcache.sync.judge import Theirs, Verdict, judge
+from mountcache.sync.look import Progress, looked_at
+from mountcache.sync.mount import Mount, Mounted
+from mountcache.sync.push import HELD, brake, chosen, named, push_mount
+from mountcache.sync.report import Conflict, PushReport, PushResult, Side, policy_of
+
+__all__ = ["Action", "Plan", "Step", "apply", "plan", "read_plan"]
+
+Action = Literal[
+    "create", "replace", "metadata", "delete", "nothing", "discard", "keep both", "merge metadata",
+    "conflict", "held", "wait", "refused", "unknown",
+]  # fmt: skip
+
+_OF_POLICY: Final[Mapping[str, Action]] = {
+    "fail": "conflict",
+    "ours": "replace",
+    "theirs": "discard",
+    "keep-both": "keep both",
+    "merge-metadata": "merge metadata",
+}
+_SENT: Final = frozenset(
+    {"create", "replace", "metadata", "delete", "nothing", "discard", "keep both", "merge metadata"}
+)
+_VERSION: Final = 1
+_LARGEST: Final = 256 * 2**20
+"""Bytes of a plan that is read: it names up to a million keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a push would do about one key."""
+
+    key: str
+    action: Action
+    edit: str
+    """Names the edit and its base beyond doubt: a hash over their digests."""
+    upstream: str
+    """Names what upstream showed beyond doubt; "absent" if nothing."""
+    size: int | None
+    """Bytes of the data that would be sent; None for metadata and deletes."""
+    sha256: str | None
+    version: str | None
+    """Upstream's version now."""
+    author: str
+    at: float
+    """When the edit was made."""
+    group: str
+    """What it belongs to: the name of a group, or a number."""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a push of some edits would do."""
+
+    upstream: str | None
+    """The identity of the backing store."""
+    mount_point: str
+    made: float
+    """When, in seconds since 1970."""
+    policy: str
+    """What is done with conflicts."""
+    steps: tuple[Step, ...]
+
+    @property
+    def conflicts(self) -> tuple[Step, ...]:
+        """The steps that stand for a conflict which nothing resolves."""
+        return tuple(step for step in self.steps if step.action == "conflict")
+
+    def to_json(self) -> str:
+        """Return the plan as a JSON document, a step a line."""
+        head = {
+            "mountcache": "plan",
+            "format": _VERSION,
+            "upstream": self.upstream,
+            "mount_point": self.mount_point,
+            "made": self.made,
+            "policy": self.policy,
+        }
+        lines = ",\n".join(json.dumps(asdict(step), ensure_ascii=False) for step in self.steps)
+        text = json.dumps(head, ensure_ascii=False)
+        return f'{text[:-1]}, "steps": [\n{lines}\n]}}\n'
+
+
+def plan(
+    store: Mounted,
+    keys: Iterable[str] | None = None,
+    *,
+    on_conflict: str = "fail",
+    max_delete: int | None = None,
+    workers: int = 8,
+    progress: Progress | None = None,
+) -> Plan:
+    """Say what `push` would do, after a look at upstream; nothing is sent or changed.
+
+    Parameters
+    ----------
+    store
+        A MountedStore.
+    keys, on_conflict, max_delete, workers, progress
+        As of `push`; a policy has to have a name here.
+
+    Raises
+    ------
+    KeyError
+        If nothing is known here of a key that is named.
+    StoreUnavailableError
+        If upstream is out of reach.
+    """
+    mount = store.mount
+    on_conflict = policy_of(on_conflict)
+    short = None if keys is None else [named(mount, key) for key in keys]
+    edits = chosen(mount, short)
+    stopped = {edit.key for edit in brake(mount, edits, max_delete)} if short is None else set()
+    sights = looked_at(mount, [edit for edit in edits if not edit.held], workers, progress)
+    names = mount.catalog.group_names()
+    steps = [
+        _step(
+            mount, edit, sights.get(edit.key), on_conflict, names.get(edit.group, str(edit.group)),
+            stopped=edit.key in stopped,
+        )
+        for edit in edits
+    ]  # fmt: skip
+    return Plan(
+        _identity(mount), mount.prefix, mount.clock(), on_conflict,
+        tuple(sorted(steps, key=lambda step: step.key)),
+    )  # fmt: skip
+
+
+def _step(
+    mount: Mount,
+    edit: Edit,
+    theirs: Theirs | StoreError | None,
+    policy: str,
+    group: str,
+    *,
+    stopped: bool,
+) -> Step:
+    action, message = _action(mount, edit, theirs, policy)
+    if stopped and action == "delete":
+        action, message = "refused", "one of more deletes than a push does unasked (--max-delete)"
+    seen = theirs if isinstance(theirs, Theirs) else None
+    return Step(
+        key=mount.full(edit.key),
+        action=action,
+        edit=fingerprint(edit),
+        upstream="" if seen is None else _sight(seen, parse(seen.meta)),
+        size=edit.size if edit.kind == "put" else None,
+        sha256=edit.sha256,
+        version=None if seen is None else seen.version,
+        author=edit.author,
+        at=edit.at,
+        group=group,
+        message=message,
+    )
+
+
+def _action(
+    mount: Mount, edit: Edit, theirs: Theirs | StoreError | None, policy: str
+) -> tuple[Action, str]:
+    if edit.held:
+        return "held", HELD
+    if edit.base.kind == "op" or mount.catalog.row(edit.key).op is not None:
+        return "unknown", "an earlier push of it has had no answer: the next push asks for that"
+    if theirs is None or isinstance(theirs, StoreError):
+        return "unknown", str(theirs or "")
+    if edit.kind == "del" and edit.partner is not None:
+        waits = mount.catalog.row(edit.partner).edit
+        if waits is not None and waits.held:
+            return "wait", f"half of a rename: {mount.full(edit.partner)!r} is held back"
+    match judge(edit, theirs):
+        case Verdict.DONE:
+            return "nothing", "upstream has it already"
+        case Verdict.YIELD:
+            return "discard", "the edit changes nothing; upstream's change stays"
+        case Verdict.CONFLICT | Verdict.UNSURE:
+            what = "upstream isn't what it was made from"
+            if not theirs.present:
+                what = "it was deleted upstream"
+            return _OF_POLICY[policy], f"conflict: {what}"
+    if edit.kind == "del":
+        return "delete", ""
+    if edit.kind == "meta":
+        return "metadata", ""
+    return "replace" if theirs.present else "create", ""
+
+
+def fingerprint(edit: Edit) -> str:
+    """Return what names an edit and its base, on any machine."""
+    base = edit.base
+    told = [
+        edit.kind, edit.sha256, normal_form(parse(edit.meta)), edit.partner,
+        base.kind, base.version, base.sha256, base.meta, base.entry,
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _sight(seen: Theirs | Side, metadata: Mapping[str, Any]) -> str:
+    """Return what names that which upstream shows, as far as it can be told apart."""
+    if not seen.present:
+        return "absent"
+    if seen.version is not None:
+        return f"version {seen.version}"
+    told = [seen.sha256, seen.size, normal_form(metadata)]
+    return f"digest {hashlib.sha256(json.dumps(told).encode()).hexdigest()}"
+
+
+def _identity(mount: Mount) -> str | None:
+    backing = mount.backing
+    return backing.identity if isinstance(backing, SupportsIdentity) else None
+
+
+# -- applying --------------------------------------------------------------------------------
+
+
+def apply(
+    store: Mounted,
+    plan: Plan,
+    *,
+    workers: int = 8,
+    progress: Progress | None = None,
+    allow_blind: bool = False,
+) -> PushReport:
+    """Do what a plan says, and nothing else.
+
+    Parameters
+    ----------
+    store
+        A MountedStore.
+    plan
+        Made here or elsewhere, of a store of the same upstream and mount point.
+    workers, progress, allow_blind
+        As of `push`.
+
+    Returns
+    -------
+    PushReport
+        One result a step. "refused": the edit has changed since, or is gone, or the plan has a
+        conflict there. "conflict": upstream has changed since.
+
+    Raises
+    ------
+    ConfigurationError
+        If the plan is of another upstream.
+    """
+    mount = store.mount
+    if (plan.upstream, plan.mount_point) != (_identity(mount), mount.prefix):
+        raise ConfigurationError(
+            f"the plan is for {plan.upstream!r} mounted at {plan.mount_point!r}, not for "
+            f"{_identity(mount)!r} at {mount.prefix!r}"
+        )
+    steps = {step.key: step for step in plan.steps}
+    wanted: list[str] = []
+    results: list[PushResult] = []
+    for step in plan.steps:
+        short = step.key.removeprefix(mount.prefix)
+        if step.action not in _SENT:
+            why = f"the plan doesn't send it ({step.action}){': ' if step.message else ''}"
+            results.append(PushResult(step.key, "refused", why + step.message))
+        elif mount.catalog.row(short).edit is None:
+            results.append(PushResult(step.key, "refused", "nothing is staged for it any more"))
+        else:
+            wanted.append(short)
+
+    def refuse(edit: Edit) -> str | None:
+        step = steps[mount.full(edit.key)]
+        return None if fingerprint(edit) == step.edit else "it was edited since the plan was made"
+
+    def policy(conflict: Conflict) -> str:
+        step = steps.get(conflict.key)
+        if step is None or not step.message.startswith("conflict: "):
+            return "fail"
+        now = _sight(conflict.upstream, conflict.upstream.metadata)
+        return plan.policy if now == step.upstream else "fail"
+
+    if wanted:
+        report = push_mount(
+            mount, wanted, on_conflict=policy, workers=workers, progress=progress,
+            allow_blind=allow_blind, refuse=refuse,
+        )  # fmt: skip
+        results += report.results
+    return PushReport(tuple(sorted(results, key=lambda each: each.key)))
+
+
+def read_plan(text: str | bytes) -> Plan:
+    """Return the plan of a JSON document.
+
+    Raises
+    ------
+    ConfigurationError
+        If it isn't one.
+    """
+    if len(text) > _LARGEST:
+        raise ConfigurationError(f"this is no plan: it is larger than {_LARGEST:,} bytes")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"this is no plan: it isn't JSON ({error})") from None
+    if not isinstance(found, dict) or found.get("mountcache") != "plan":
+        raise ConfigurationError('this is no plan: it has no {"mountcache": "plan"}')
+    if found.get("format") != _VERSION:
+        raise ConfigurationError(
+            f"the plan is of format {str(found.get('format'))[:20]}; this version of mountcache "
+            f"reads format {_VERSION}"
+        )
+    steps = found.get("steps")
+    if not isinstance(steps, list):
+        raise ConfigurationError("the plan has no list of steps")
+    made = tuple(_read_step(each) for each in steps)
+    if len({step.key for step in made}) != len(made):
+        raise ConfigurationError("the plan names a key twice")
+    _check(found, {"mount_point": str, "made": float, "policy": str}, "the plan")
+    if found["policy"] not in _OF_POLICY:
+        raise ConfigurationError(f"the plan has no policy that is known: {found['policy'][:40]!r}")
+    upstream = found.get("upstream")
+    if upstream is not None and not isinstance(upstream, str):
+        raise ConfigurationError("the plan has no upstream")
+    return Plan(upstream, found["mount_point"], found["made"], found["policy"], made)
+
+
+_STEP: Final[dict[str, type]] = {
+    "key": str, "action": str, "edit": str, "upstream": str, "author": str, "at": float,
+    "group": str, "message": str,
+}  # fmt: skip
+_ACTIONS: Final = _SENT | {"conflict", "held", "wait", "refused", "unknown"}
+
+
+def _read_step(found: Any) -> Step:
+    names = {field.name for field in fields(Step)}
+    if not isinstance(found, dict) or set(found) != names:
+        raise ConfigurationError(f"a step of the plan has other names than {sorted(names)}")
+    _check(found, _STEP, "a step of the plan")
+    for name, kind in (("size", int), ("sha256", str), ("version", str)):
+        if found[name] is not None and type(found[name]) is not kind:
+            raise ConfigurationError(f"a step of the plan has a {name} of another kind")
+    if found["action"] not in _ACTIONS:
+        raise ConfigurationError(f"a step of the plan is {found['action'][:40]!r}: unknown")
+    return Step(**cast("dict[str, Any]", found))
+
+
+def _check(found: Mapping[str, Any], wanted: Mapping[str, type], what: str) -> None:
+    for name, kind in wanted.items():
+        value = found.get(name)
+        if not (type(value) is kind or (kind is float and type(value) is int)):
+            raise ConfigurationError(f"{what} has no {name}")
