@@ -19,6 +19,7 @@ __all__ = [
     "ABSENT",
     "Absent",
     "Base",
+    "Enforced",
     "Facts",
     "Grade",
     "IndexReading",
@@ -30,6 +31,7 @@ __all__ = [
     "SupportsIdentity",
     "SupportsIndex",
     "SupportsLock",
+    "SupportsProbing",
     "SupportsRanges",
     "SupportsRevalidation",
     "SupportsVersions",
@@ -101,6 +103,40 @@ class Pushed:
     """What `SupportsRevalidation.revalidate` wants for that version, if the answer told."""
     replayed: bool = False
     """Upstream had applied this operation id before, and gave the same answer again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enforced:
+    """Which conditional writes a server was seen to enforce, each by itself.
+
+    That it compares says nothing of whether it compares and writes as one step.
+    """
+
+    create: bool = False
+    """``If-None-Match: *`` keeps a key that is there from being replaced."""
+    replace: bool = False
+    """``If-Match`` keeps any other version than the one it names from being replaced."""
+    delete: bool = False
+    """``If-Match`` keeps any other version from being deleted."""
+
+    def covers(self, kind: str, base: Base) -> bool:
+        """Return whether the server itself refuses an edit whose base isn't there.
+
+        Parameters
+        ----------
+        kind
+            "put", "meta" or "del".
+        base
+            The base, as the request names it.
+        """
+        match kind, base:
+            case "put", Absent.ABSENT:
+                return self.create
+            case "put", str():
+                return self.replace
+            case "del", str():
+                return self.delete
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +221,29 @@ class SupportsConditionalWrite(Protocol):
 
     def delete_if(self, key: str, base: Base, op_id: str) -> Pushed:
         """Delete the key. KeyError if it isn't there."""
+
+
+@runtime_checkable
+class SupportsProbing(Protocol):
+    """A store that can find out by trying which conditional writes its server enforces."""
+
+    def probe(self, key: str) -> Enforced:
+        """Write, replace and delete a scratch key, and look after each what is there.
+
+        Parameters
+        ----------
+        key
+            A key that nobody else has. It is gone afterwards.
+
+        Raises
+        ------
+        ReadOnlyStoreError
+            If the server can't be written.
+        ConfigurationError
+            If what it enforces would be of no use.
+        StoreError
+            If the server doesn't answer, or doesn't let us write.
+        """
 
 
 @runtime_checkable

@@ -104,6 +104,9 @@ class Settings:
     """A file with its key; None: it is in `client_cert`."""
     insecure_skip_tls_verify: bool = False
     """Take any server for the right one; each use says so."""
+    probe: Literal["never", "ask", "auto"] = "ask"
+    """Whether upstream is written to, to find out which conditional writes it enforces: "never",
+    "ask" (`mountcache doctor --probe`), or "auto", at the first push."""
 
 
 _TLS_FILES = {"ca", "client_cert", "client_key"}
@@ -352,6 +355,8 @@ def _checked(where: str, name: str, value: object) -> Any:
             return _one_of(where, name, value, _OFFLINE)
         case "durability":
             return _one_of(where, name, value, _DURABILITY)
+        case "probe":
+            return _one_of(where, name, value, ("never", "ask", "auto"))
         case "shared":
             return _one_of(where, name, value, ("group",))
         case "write":
@@ -511,6 +516,7 @@ def mounted_store(settings: Settings) -> MountedStore:
         max_age=settings.max_age,
         offline=settings.offline,
         author=settings.author,
+        probe=settings.probe == "auto",
     )
 
 

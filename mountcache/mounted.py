@@ -85,6 +85,9 @@ class MountedStore(AbstractStore):
         "always" never asks; "never" raises instead; "prefer" takes any copy there is first.
     author
         Who makes the edits; ``MOUNTCACHE_AUTHOR``, or the user's name at the host, if None.
+    probe
+        The first push may write a scratch key, to find out which conditional writes upstream
+        enforces (`mountcache.sync.probe`).
     clock
         The wall clock, in seconds since 1970.
     event_manager
@@ -100,6 +103,7 @@ class MountedStore(AbstractStore):
         max_age: float | None = None,
         offline: str = "auto",
         author: str | None = None,
+        probe: bool = False,
         clock: Callable[[], float] = time.time,
         event_manager: EventManager | None = None,
     ) -> None:
@@ -109,6 +113,7 @@ class MountedStore(AbstractStore):
         self.backing_store = backing_store
         self._check: Callable[[str], str] = getattr(backing_store, "check_key", check_key)
         self._author = author or default_author()
+        self._may_probe = probe
         self._clock = clock
         self._options = Options(max_age=max_age, offline=check_offline(offline))
         self._local = mirrored(mount_store)
@@ -124,7 +129,7 @@ class MountedStore(AbstractStore):
     def __reduce__(self) -> tuple[object, ...]:
         # Another process opens both ends for itself; listeners stay here.
         ends = (self.mount_point, self.mount_store, self.backing_store)
-        return _again, (ends, self._author, self._clock, self._options)
+        return _again, (ends, self._author, self._may_probe, self._clock, self._options)
 
     # -- the two ends --------------------------------------------------------------------
 
@@ -153,6 +158,7 @@ class MountedStore(AbstractStore):
             prefix=self.mount_point,
             clock=self._clock,
             emit=self._emit,
+            may_probe=self._may_probe,
         )
         self._remote_ = Remote(mount)
         self._overlay_ = Overlay(mount, self._remote_)
@@ -880,9 +886,9 @@ def _is_upstream(row: Row) -> bool:
 
 
 def _again(
-    ends: tuple[Any, ...], author: str, clock: Callable[[], float], options: Options
+    ends: tuple[Any, ...], author: str, probe: bool, clock: Callable[[], float], options: Options
 ) -> MountedStore:
     """Return a store like one of another process."""
-    store = MountedStore(*ends, author=author, clock=clock)
+    store = MountedStore(*ends, author=author, probe=probe, clock=clock)
     store._options = options
     return store

@@ -1,7 +1,8 @@
 """Writes to a web server that knows PUT and DELETE and no more: nginx's dav module, mod_dav, ...
 
 It keeps bytes. Metadata stay in the local store, or go to a file beside the data, a sidecar.
-Such servers ignore conditions, or obey them in two steps, so that nothing here is `enforced`.
+Such servers ignore conditions, or obey them in two steps, so that nothing here is `enforced`;
+which they obey is found out by a probe.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from mountcache.abc import ABSENT, Base, Pushed, Value
+from mountcache.abc import ABSENT, Base, Enforced, Pushed, Value
 from mountcache.backing.freshness import strong_version, validators_from
 from mountcache.backing.http import Answer, Payload
 from mountcache.backing.pair import KeyMetadata, Pairs
+from mountcache.backing.probing import Probe
 from mountcache.backing.resource import Data
 from mountcache.backing.writing import condition, opened, send
 from mountcache.errors import AuthorizationError, StoreError, UpstreamError
@@ -120,6 +122,15 @@ class BareWriter:
             condition={} if base is ABSENT else condition(base),
         )  # fmt: skip
         return Pushed(None, enforced=False)
+
+    def probe(self, key: str) -> Enforced:
+        """See `SupportsProbing`."""
+        url = self._data.url_of(key)
+
+        def put_first(condition: Mapping[str, str], payload: Payload) -> object:
+            return self._folders.put(url, key, ABSENT, condition, _BYTES, payload)
+
+        return Probe(self._data.transport, url, f"the scratch key {key!r}", put_first).run()
 
 
 class Sidecars(Pairs):

@@ -13,6 +13,7 @@ from mountcache.abc import (
     ABSENT,
     AbstractReadOnlyStore,
     Base,
+    Enforced,
     IndexReading,
     NotModified,
     Pushed,
@@ -485,6 +486,18 @@ class StaticURLStore(AbstractReadOnlyStore):
     def delete_if(self, key: str, base: Base, op_id: str) -> Pushed:
         """Delete a key; raises as `set_if` does."""
         return self._writable(key).delete_if(key, base, op_id)
+
+    def probe(self, key: str) -> Enforced:
+        """Find out which conditional writes the server enforces; see `SupportsProbing`."""
+        writer = self._writable(key)
+        if isinstance(writer, BareWriter):
+            return writer.probe(key)
+        if isinstance(writer, Writer):
+            return Enforced(create=True, replace=True, delete=True)
+        raise ConfigurationError(
+            'with metadata = "sidecar" a key is two files, which no one request compares: both are '
+            "looked at before a push in any case, so there is nothing to find out"
+        )
 
     def _writable(self, key: str) -> Writer | BareWriter | Sidecars:
         if self.enforces():

@@ -10,6 +10,7 @@ from mountcache.sync.diff import MISSING, Difference, Shown, diff, side
 from mountcache.sync.plan import Plan, Step, apply, plan, read_plan
 from mountcache.sync.prefetch import PrefetchReport, prefetch
 from mountcache.sync.pull import PullReport, pull
+from mountcache.sync.probing import Grading, grading, probe
 from mountcache.sync.push import push
 from mountcache.sync.report import Conflict, PushReport, PushResult, Side
 from mountcache.sync.resolving import Resolved, in_conflict, resolve
@@ -21,6 +22,7 @@ __all__ = [
     "Conflict",
     "Difference",
     "ExportReport",
+    "Grading",
     "ImportReport",
     "Plan",
     "PrefetchReport",
@@ -35,11 +37,13 @@ __all__ = [
     "apply",
     "diff",
     "export_tree",
+    "grading",
     "import_tree",
     "in_conflict",
     "plan",
     "prefetch",
     "pull",
+    "probe",
     "push",
     "read_plan",
     "resolve",

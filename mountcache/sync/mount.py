@@ -12,6 +12,7 @@ from mountcache.events import BaseEvent
 from mountcache.local.catalog import Catalog
 from mountcache.local.journal import Journal
 from mountcache.local.staging import Announce, Staging
+from mountcache.locks import Lock
 
 __all__ = ["Counts", "Mount", "Mounted"]
 
@@ -51,7 +52,11 @@ class Mount:
     clock: Callable[[], float] = time.time
     emit: Callable[[BaseEvent], None] = _nobody
     """Announces an event of the MountedStore, with full keys."""
+    may_probe: bool = False
+    """Whether a push may find out by trying what upstream enforces."""
     counts: Counts = field(default_factory=Counts)
+    probing: Lock = field(default_factory=Lock, compare=False, repr=False)
+    """Held by who probes."""
 
     def full(self, key: str) -> str:
         """Return the backing store's name of a key of the catalog."""

@@ -27,6 +27,7 @@ from mountcache.local.decide import merged_meta
 from mountcache.local.records import Edit, StagedEdit
 from mountcache.sync.look import Progress
 from mountcache.sync.mount import Mount, Mounted
+from mountcache.sync.probing import enforced, probe_if_wanted
 from mountcache.sync.remote import Patience
 from mountcache.sync.report import Policy, PushReport, PushResult, policy_of
 from mountcache.sync.send import Sender
@@ -137,10 +138,12 @@ def push_mount(
         # Nothing to ask anybody about.
         return PushReport()
     _check_writable(mount)
-    sender = Sender(
-        mount, on_conflict=on_conflict, allow_blind=allow_blind, take_unbased=take_unbased
-    )
     with mount.journal.pushing():
+        probe_if_wanted(mount)
+        sender = Sender(
+            mount, on_conflict=on_conflict, allow_blind=allow_blind, take_unbased=take_unbased,
+            probed=enforced(mount),
+        )  # fmt: skip
         mount.journal.abandon_dead()
         edits = chosen(mount, keys)
         held = [edit for edit in edits if edit.held]

@@ -97,10 +97,14 @@ class PushResult:
     """A: compared and written as one step; C: compared just before and verified after, with a
     short race; D: written without a look."""
     enforced: bool = False
+    """Upstream itself compared: as one step with the write at grade A; at grade C because a probe
+    has shown that it does, in what may be two steps."""
     verified: bool = False
+    """What was written was read back, or upstream is known to compare and write as one step."""
     race: float | None = None
-    """Seconds from the look at upstream to the answer of the write, at grade C: what somebody
-    else wrote in between was overwritten unseen. None where nothing can come in between."""
+    """Seconds from the look at upstream to the answer of the write, at grade C, and the length of
+    the request where upstream itself compares: what somebody else wrote in between was perhaps
+    overwritten unseen. None where nothing can come in between."""
     version: str | None = None
     conflict: Conflict | None = None
     error: StoreError | OSError | None = field(default=None, compare=False, repr=False)

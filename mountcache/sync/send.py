@@ -2,7 +2,9 @@
 
 Where upstream compares and writes as one step (grade A) the request itself is the comparison.
 Elsewhere what upstream shows is compared just before, and what was written verified after
-(grade C); between the two lies a short race, which the result names.
+(grade C); between the two lies a short race, which the result names. Where a probe has shown that
+upstream itself compares, if perhaps in two steps, there is no look before, and the race is as long
+as the request.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from mountcache.abc import (
     Base,
+    Enforced,
     Grade,
     Pushed,
     SupportsConditionalWrite,
@@ -47,6 +50,7 @@ _ROUNDS = 4
 _DATA = frozenset({"data"})
 _METADATA = frozenset({"metadata"})
 _BOTH = _DATA | _METADATA
+_NOTHING = Enforced()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +67,24 @@ class Sender:
         Write without a look where upstream can't compare.
     take_unbased
         An edit that was set past the mount replaces what upstream shows now.
+    probed
+        Which conditional writes upstream was seen to enforce.
     """
 
     mount: Mount
     on_conflict: Policy = "fail"
     allow_blind: bool = False
     take_unbased: bool = False
+    probed: Enforced = _NOTHING
 
     @property
     def _enforces(self) -> bool:
         backing = self.mount.backing
         return isinstance(backing, SupportsConditionalWrite) and backing.enforces()
+
+    def _compares(self, kind: str, base: Base) -> bool:
+        """Whether upstream itself refuses a write of this kind whose base isn't there."""
+        return base is not None and (self._enforces or self.probed.covers(kind, base))
 
     # -- one edit ------------------------------------------------------------------------
 
@@ -129,7 +140,7 @@ class Sender:
 
     def _look_before(self, edit: Edit) -> Theirs | None:
         """Look at upstream first where the request itself can't compare."""
-        if self._enforces and edit.base.kind in ("none", "unknown", "absent", "version"):
+        if self._compares(edit.kind, edit.base.as_base):
             return None
         if self.allow_blind and not self._enforces:
             return None
@@ -156,6 +167,9 @@ class Sender:
         if op is None:
             return PushResult(key, "skipped", "it was edited again, or is being pushed already")
         pushed: Pushed | None = None
+        compared = self._compares(op.kind, expected)
+        if compared:
+            looked = None if self._enforces else time.monotonic()
         try:
             pushed = self._request(op, expected, parts)
         except ConflictError:
@@ -182,7 +196,7 @@ class Sender:
         try:
             if pushed is not None:
                 race = None if looked is None else time.monotonic() - looked
-                return self._settle_pushed(op, pushed, race)
+                return self._settle_pushed(op, pushed, race, compared=compared)
             theirs = look(mount, edit.key, digest=True)
         except BaseException:
             mount.journal.unknown(op)
@@ -195,7 +209,7 @@ class Sender:
         if not isinstance(backing, SupportsConditionalWrite):
             assert isinstance(backing, SupportsWrite)
             return self._plain_request(backing, op, key)
-        base = None if self.allow_blind and not backing.enforces() else expected
+        base = None if self.allow_blind and not self._compares(op.kind, expected) else expected
         if op.kind == "del":
             return backing.delete_if(key, base, op.op_id)
         if op.kind == "meta":
@@ -224,23 +238,26 @@ class Sender:
 
     # -- what came of it -----------------------------------------------------------------
 
-    def _settle_pushed(self, op: Op, pushed: Pushed, race: float | None) -> PushResult:
+    def _settle_pushed(
+        self, op: Op, pushed: Pushed, race: float | None, *, compared: bool
+    ) -> PushResult:
         key = self.mount.full(op.key)
-        grade: Grade = "A" if pushed.enforced else "D" if self.allow_blind else "C"
+        blind = self.allow_blind and not compared
+        grade: Grade = "A" if pushed.enforced else "D" if blind else "C"
         if pushed.enforced:
             self._applied(op, Settled(pushed.version, op.meta, pushed.validators, grade=grade))
             return PushResult(
                 key, "pushed", "", grade, enforced=True, verified=True, version=pushed.version
             )
-        if self.allow_blind:
+        if blind:
             self._applied(op, Settled(None, op.meta, grade=grade))
             return PushResult(key, "pushed", "written without a look at upstream", grade)
         theirs = self._verify(op)
         if theirs is None:
             self._applied(op, Settled(None, op.meta, grade=grade))
             message = "upstream couldn't be read back to verify it"
-            return PushResult(key, "pushed", message, grade, race=race)
-        return replace(self._verified(op, theirs, grade), race=race)
+            return PushResult(key, "pushed", message, grade, enforced=compared, race=race)
+        return replace(self._verified(op, theirs, grade), enforced=compared, race=race)
 
     def _verify(self, op: Op) -> Theirs | None:
         try:
