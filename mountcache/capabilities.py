@@ -27,6 +27,7 @@ __all__ = [
     "NotModified",
     "Pushed",
     "Source",
+    "SupportsClock",
     "SupportsConditionalWrite",
     "SupportsIdentity",
     "SupportsIndex",
@@ -161,6 +162,15 @@ class SupportsIdentity(Protocol):
     @property
     def identity(self) -> str:
         """What names it, such as its normalised URL without credentials."""
+
+
+@runtime_checkable
+class SupportsClock(Protocol):
+    """A store whose answers say what time it is there."""
+
+    @property
+    def clock_ahead(self) -> float | None:
+        """Seconds by which its clock was ahead of ours at its last answer; None: nobody knows."""
 
 
 @runtime_checkable

@@ -34,6 +34,7 @@ __all__ = [
     "mounted_store",
     "open",
     "open_store",
+    "problems",
     "read_mounts",
     "read_settings",
     "toml_key",
@@ -194,6 +195,32 @@ def read_mounts(path: Path, environ: Mapping[str, str] = os.environ) -> dict[str
     }
 
 
+def problems(path: Path, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return all that is wrong with a mountcache.toml, a sentence each."""
+    try:
+        tables = _tables(path)
+    except ConfigurationError as error:
+        return [str(error)]
+    found: list[str] = []
+    for mount, table in tables.items():
+        try:
+            before = len(found)
+            for name, value in table.items():
+                try:
+                    _all_checked(_where(path, mount), {name: value})
+                except ConfigurationError as error:
+                    found.append(str(error))
+            if len(found) == before:
+                _settings(path, mount, table, environ, {})
+        except ConfigurationError as error:
+            found.append(str(error))
+    return found
+
+
+def _where(path: Path, mount: str) -> str:
+    return f"{path}: [mount.{mount}]" if mount else str(path)
+
+
 def _tables(path: Path) -> dict[str, dict[str, Any]]:
     try:
         document = tomllib.loads(path.read_text("utf-8"))
@@ -238,7 +265,7 @@ def _settings(
     environ: Mapping[str, str],
     overrides: Mapping[str, object],
 ) -> Settings:
-    where = f"{path}: [mount.{mount}]" if mount else str(path)
+    where = _where(path, mount)
     values = _all_checked(where, table)
     values["dir"] = (
         path.absolute().parent / Path(values.get("dir", Path(DIRECTORY, mount))).expanduser()

@@ -187,6 +187,11 @@ class DynamicURLStore(AbstractAuthorizingStore):
         super().disconnect()
 
     @property
+    def clock_ahead(self) -> float | None:
+        """See `SupportsClock`."""
+        return self._transport.clock_ahead
+
+    @property
     def identity(self) -> str:
         """The URL that keys are under, without credentials."""
         return f"{self._base}/"

@@ -35,6 +35,7 @@ class FileTransport:
 
     user_tag: str | None = None
     named: str | None = None
+    clock_ahead: float | None = None
 
     def open(self, credentials: object) -> None:
         """Do nothing: files need no login."""

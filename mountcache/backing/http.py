@@ -248,6 +248,7 @@ class Transport:
         self._stopping = threading.Event()
         self._waits = Waits()
         self._credentials: object = None
+        self._last: tuple[Mapping[str, str], float] | None = None
         self._session: OwnSession | None = None
         self._stranger: requests.Session | None = None
 
@@ -280,6 +281,20 @@ class Transport:
         waiting.give_up()
         with self._lock:
             self._close_sessions()
+
+    @property
+    def clock_ahead(self) -> float | None:
+        """Seconds by which upstream's clock was ahead of ours when it answered last, to the second;
+        None if it hasn't, or told no time.
+        """
+        if self._last is None:
+            return None
+        headers, when = self._last
+        date = parse_date(headers.get("Date"))
+        if date is None:
+            return None
+        age = headers.get("Age", "").strip()
+        return date + (float(age) if age.isascii() and age.isdigit() else 0.0) - when
 
     @property
     def user_tag(self) -> str | None:
@@ -464,6 +479,7 @@ class Transport:
             if sent is not None and sent.failure is not None:
                 raise sent.failure from None
             raise self._failed(error, url, what) from error
+        self._last = (raw.headers, time.time())
         body: Body = HTTPBody(raw, what, deadline)
         coding = raw.headers.get("Content-Encoding", "identity").strip().lower()
         if coding not in ("", "identity"):

@@ -195,6 +195,11 @@ class StaticURLStore(AbstractReadOnlyStore):
         return info
 
     @property
+    def clock_ahead(self) -> float | None:
+        """See `SupportsClock`."""
+        return self._transport.clock_ahead
+
+    @property
     def identity(self) -> str:
         """The URL of its data, without credentials."""
         return self._data_url

@@ -27,6 +27,7 @@ __all__ = [
     "configured",
     "configured_mounts",
     "json_option",
+    "named_file",
     "note",
     "opened",
     "progress",
@@ -79,6 +80,13 @@ def configured_mounts() -> dict[str, Settings]:
     meta = click.get_current_context().meta
     path, mount = find_file(meta.get(_CONFIG)), meta.get(_MOUNT)
     return read_mounts(path) if mount is None else {mount: read_settings(path, mount=mount)}
+
+
+def named_file() -> Path:
+    """Return the mountcache.toml to use, which nobody has read yet."""
+    from mountcache.config import find_file
+
+    return find_file(click.get_current_context().meta.get(_CONFIG))
 
 
 def configured() -> tuple[Path, Settings]:

@@ -6,11 +6,13 @@ by asking it for the two.
 
 from __future__ import annotations
 
+from mountcache.sync.about import About, Reach, about, reach
 from mountcache.sync.diff import MISSING, Difference, Shown, diff, side
 from mountcache.sync.plan import Plan, Step, apply, plan, read_plan
 from mountcache.sync.prefetch import PrefetchReport, prefetch
 from mountcache.sync.pull import PullReport, pull
 from mountcache.sync.probing import Grading, grading, probe
+from mountcache.sync.probing import Grading, grading, grading_of, probe
 from mountcache.sync.push import push
 from mountcache.sync.report import Conflict, PushReport, PushResult, Side
 from mountcache.sync.resolving import Resolved, in_conflict, resolve
@@ -19,6 +21,7 @@ from mountcache.sync.trees import ExportReport, ImportReport, export_tree, impor
 
 __all__ = [
     "MISSING",
+    "About",
     "Conflict",
     "Difference",
     "ExportReport",
@@ -35,9 +38,15 @@ __all__ = [
     "Status",
     "Step",
     "apply",
+    "Reach",
+    "Shown",
+    "Side",
+    "Status",
+    "about",
     "diff",
     "export_tree",
     "grading",
+    "grading_of",
     "import_tree",
     "in_conflict",
     "plan",
@@ -47,6 +56,7 @@ __all__ = [
     "push",
     "read_plan",
     "resolve",
+    "reach",
     "side",
     "status",
 ]

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from mountcache.abc import (
+    AbstractReadOnlyStore,
     Enforced,
     Grade,
     SupportsConditionalWrite,
@@ -26,7 +27,7 @@ from mountcache.errors import ConfigurationError, StoreError
 from mountcache.local.remembered import recall, remember
 from mountcache.sync.mount import Mount, Mounted
 
-__all__ = ["SCRATCH", "Grading", "enforced", "grading", "probe", "probe_if_wanted"]
+__all__ = ["SCRATCH", "Grading", "enforced", "grading", "grading_of", "probe", "probe_if_wanted"]
 
 SCRATCH: Final = "mountcache-probe-"
 """How a scratch key begins, after the mount point; 32 hex digits follow."""
@@ -51,10 +52,14 @@ class Grading:
     """When it was probed, in seconds since 1970."""
     can_probe: bool = False
     """Whether a probe could find out more."""
+    asked: bool = True
+    """False if upstream wasn't asked, and what it is isn't known here."""
 
     @property
     def why(self) -> str:
         """The sentence that explains it, about an upstream that is named before."""
+        if not self.asked:
+            return "wasn't asked how it compares: a push says of which grade it is"
         if self.grade is None:
             return "is read only"
         if self.grade == "A":
@@ -97,14 +102,29 @@ def grading(store: Mounted, *, ask: bool = True) -> Grading:
         If it is asked in vain.
     """
     mount = store.mount
-    backing = mount.backing
     found = _remembered(mount)
     seen, at = (None, None) if found is None else found
+    return grading_of(mount.backing, seen, at, ask=ask)
+
+
+def grading_of(
+    backing: AbstractReadOnlyStore,
+    seen: Enforced | None = None,
+    at: float | None = None,
+    *,
+    ask: bool = True,
+) -> Grading:
+    """Return how sure pushes are to a remote end, of which `seen` was found `at` a time.
+
+    Raises as `grading` does.
+    """
     if not isinstance(backing, SupportsConditionalWrite):
         writable = isinstance(backing, SupportsWrite) and not backing.info().get("readonly")
         return Grading("C" if writable else None)
     if ask and backing.enforces():
         return Grading("A", Enforced(create=True, replace=True, delete=True))
+    if not ask and seen is None:
+        return Grading(None, asked=False)
     if backing.info().get("readonly"):
         return Grading(None)
     return Grading("C", seen, at, isinstance(backing, SupportsProbing))
