@@ -10,9 +10,8 @@ from mountcache.sync.about import About, Reach, about, reach
 from mountcache.sync.diff import MISSING, Difference, Shown, diff, side
 from mountcache.sync.plan import Plan, Step, apply, plan, read_plan
 from mountcache.sync.prefetch import PrefetchReport, prefetch
-from mountcache.sync.pull import PullReport, pull
-from mountcache.sync.probing import Grading, grading, probe
 from mountcache.sync.probing import Grading, grading, grading_of, probe
+from mountcache.sync.pull import PullReport, pull
 from mountcache.sync.push import push
 from mountcache.sync.report import Conflict, PushReport, PushResult, Side
 from mountcache.sync.resolving import Resolved, in_conflict, resolve
@@ -32,17 +31,14 @@ __all__ = [
     "PullReport",
     "PushReport",
     "PushResult",
+    "Reach",
     "Resolved",
     "Shown",
     "Side",
     "Status",
     "Step",
-    "apply",
-    "Reach",
-    "Shown",
-    "Side",
-    "Status",
     "about",
+    "apply",
     "diff",
     "export_tree",
     "grading",
@@ -51,12 +47,12 @@ __all__ = [
     "in_conflict",
     "plan",
     "prefetch",
-    "pull",
     "probe",
+    "pull",
     "push",
+    "reach",
     "read_plan",
     "resolve",
-    "reach",
     "side",
     "status",
 ]
