@@ -54,7 +54,7 @@ from mountcache.local.records import ABSENT_BASE, BaseOf, Edit, Op, Row, Taken, 
 from mountcache.local.rows import base_columns, norm_of
 from mountcache.local.view import matcher, view
 
-__all__ = ["Announce", "Staging", "next_seq", "result_base"]
+__all__ = ["Announce", "AppliedMeanwhileError", "Staging", "next_seq", "result_base"]
 
 _UPSERT_EDIT = """
 INSERT INTO edit (key, seq, norm, version, grp, partner, author, at, notes,
@@ -71,6 +71,10 @@ ON CONFLICT (key) DO UPDATE SET
     base_op = excluded.base_op, tries = 0, error = NULL, tried = NULL
 """
 """What is held back stays so."""
+
+
+class AppliedMeanwhileError(StoreError):
+    """A write of a transaction was applied by a repeat of it, which was quicker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,8 @@ class _Staged:
     """The metadata that the key had, as JSON text; None if it wasn't there."""
     over: BaseOf | None = None
     """What it was committed over; of a push in flight what that makes."""
+    op_id: str | None = None
+    """Names the write, for a caller who may repeat it."""
 
 
 _IN_MEMORY = 16 * 1048576
@@ -399,6 +405,8 @@ class Staging:
                     _remember(con, op_id, key, version, self.catalog.clock())
             self._announce(alone)
             return Pushed(version, enforced=True)
+        if op_id is not None and (done := self.done(op_id)):
+            return done
         below = self.catalog.row(key)
         row = self._overlaid(below, transaction)
         draft = make(row)
@@ -418,7 +426,7 @@ class Staging:
             draft = replace(draft, base=before.draft.base)
         if draft.kind == "del":
             transaction.pass_on(key, draft.partner)
-        transaction.staged[key] = _Staged(draft, spool, announce, was)
+        transaction.staged[key] = _Staged(draft, spool, announce, was, op_id=op_id)
         return Pushed(draft.version, enforced=True)
 
     @contextmanager
@@ -462,8 +470,10 @@ class Staging:
                 _open.reset(token)
             if transaction.staged:
                 with self.catalog.content.write() as con:
+                    _refuse_repeats(con, transaction)
                     self._check_reads(con, transaction)
                     self._write_all(con, transaction)
+                    self._remember_all(con, transaction)
             state = "done"
         finally:
             transaction.discard()
@@ -471,6 +481,11 @@ class Staging:
                 StoreTransactionEndEvent(source=store, message=notes, state=state)
             )
         self._announce(transaction)
+
+    def _remember_all(self, con: sqlite3.Connection, transaction: _Transaction) -> None:
+        for key, staged in transaction.staged.items():
+            if staged.op_id is not None:
+                _remember(con, staged.op_id, key, staged.draft.version, self.catalog.clock())
 
     def _check_reads(self, con: sqlite3.Connection, transaction: _Transaction) -> None:
         for key, (then, mounted) in transaction.read.items():
@@ -615,6 +630,16 @@ def _named_group(con: sqlite3.Connection, name: str, notes: str) -> tuple[int, i
         con.execute("INSERT INTO grp VALUES (?, ?, ?)", (*found, name, notes))
     held = con.execute("SELECT coalesce(max(held), 0) FROM edit WHERE grp = ?", found).fetchone()
     return found[0], held[0]
+
+
+def _refuse_repeats(con: sqlite3.Connection, transaction: _Transaction) -> None:
+    """Raise AppliedMeanwhileError if a write of a transaction was applied since it began."""
+    for staged in transaction.staged.values():
+        if staged.op_id is not None and _done(con, staged.op_id):
+            raise AppliedMeanwhileError(
+                f"{staged.announce.key!r} was written by a repeat of this meanwhile; nothing was "
+                "committed: run the transaction again"
+            )
 
 
 def _note_read(transaction: _Transaction, row: Row, *, mounted: bool) -> None:

@@ -258,6 +258,10 @@ class LocalStore(AbstractStore):
         value = self.get(key)
         return NotModified(value.facts) if value.version == validators else value
 
+    def done(self, op_id: str) -> Pushed | None:
+        """Return the answer to a write that was applied before under this operation id."""
+        return self.staging.done(op_id)
+
     def set_if(
         self,
         key: str,

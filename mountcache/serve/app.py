@@ -287,7 +287,11 @@ class StoreApp:
 
         def carry_out() -> Answer:
             operations = read_batch(body, headers.get("content-type"))
-            return _json_answer({"results": apply_batch(store, operations)})
+            results, replayed = apply_batch(store, operations)
+            answer = _json_answer({"results": results})
+            if replayed:
+                answer.headers["Idempotency-Replayed"] = "true"
+            return answer
 
         async with self._batches:
             return await self._writing(carry_out)
@@ -339,7 +343,12 @@ def _said(answer: Answer, value: Value, how: How) -> Answer:
     return replace(answer, headers=answer.headers | told(value, how), waits=waits)
 
 
-_COMMON = {"Mountcache": "1", "Server": "mountcache", "Cache-Control": "no-cache"}
+_COMMON = {
+    "Mountcache": "1",
+    "Mountcache-Features": "batch-ids",
+    "Server": "mountcache",
+    "Cache-Control": "no-cache",
+}
 
 
 def _joined(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mountcache.abc import ABSENT, Base
+from mountcache.abc import ABSENT, Base, Pushed
 from mountcache.errors import ConflictError, InvalidKeyError
-from mountcache.jsonform import spelling
+from mountcache.jsonform import content_version, spelling
 from mountcache.keys import check_http_key
+from mountcache.local.staging import AppliedMeanwhileError
 from mountcache.serve.answers import absent
 from mountcache.serve.body import Body, MultipartReader, media_type
 from mountcache.serve.served import Served
-from mountcache.serve.wire import Problem, bad, conflict
+from mountcache.serve.wire import Problem, bad, conflict, operation_id
+from mountcache.serve.writing import operation_reused, scoped
 
 __all__ = ["BATCH_LIMIT", "Operation", "apply_batch", "read_batch"]
 
 BATCH_LIMIT = 64 * 1048576
 """Bytes that the body of a batch may have."""
 
-_FIELDS = {"op", "key", "metadata", "if_match", "if_none_match", "part"}
+_FIELDS = {"op", "key", "metadata", "if_match", "if_none_match", "part", "sha256", "id"}
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,10 @@ class Operation:
     base: Base
     metadata: dict[str, Any] | None
     data: bytes | None
+    sha256: str | None = None
+    """Digest of the data."""
+    op_id: str = ""
+    """Names the write as the store remembers it; "" if nothing does."""
 
 
 def read_batch(body: Body, content_type: str | None) -> list[Operation]:
@@ -108,7 +117,32 @@ def _operation(asked: Any, number: int, datas: list[bytes]) -> Operation:
     elif asked["op"] == "put-metadata":
         raise bad(f'{where} needs "metadata"')
     data = datas[part - 1] if type(part) is int else None
-    return Operation(asked["op"], key, _base(asked, where), metadata, data)
+    sha256 = None if data is None else _digest(data, asked, where, key)
+    if data is None and "sha256" in asked:
+        raise bad(f"{where} is no put, and has no data to have a digest")
+    named = asked.get("id", "")
+    if not isinstance(named, str):
+        raise bad(f'{where}: "id" is an operation id, as an Idempotency-Key is one')
+    op_id = scoped(operation_id(named or None), _VERBS[asked["op"]], key)
+    return Operation(asked["op"], key, _base(asked, where), metadata, data, sha256, op_id)
+
+
+_VERBS = {"put": "PUT", "put-metadata": "PUT metadata", "delete": "DELETE"}
+"""What a write by itself is remembered as: asked again alone, it is answered as in its batch."""
+
+
+def _digest(data: bytes, asked: Mapping[str, Any], where: str, key: str) -> str:
+    found = hashlib.sha256(data).hexdigest()
+    if asked.get("sha256", found) != found:
+        raise Problem(
+            400,
+            "wrong-digest",
+            "The data isn't what its digest says",
+            f"{where} promised sha256 {str(asked['sha256'])[:80]}, but what came has {found}; "
+            "nothing was stored: send it again",
+            key=key,
+        )
+    return found
 
 
 def _base(asked: Mapping[str, Any], where: str) -> Base:
@@ -120,41 +154,70 @@ def _base(asked: Mapping[str, Any], where: str) -> Base:
     return ABSENT if if_none_match else if_match
 
 
-def apply_batch(store: Served, operations: list[Operation]) -> list[dict[str, Any]]:
-    """Carry out all writes of a batch in one commit, or none; return what each made.
+def apply_batch(store: Served, operations: list[Operation]) -> tuple[list[dict[str, Any]], bool]:
+    """Carry out all writes of a batch in one commit, or none.
+
+    A write that was applied before under its operation id isn't again.
+
+    Returns
+    -------
+    list of dict, bool
+        What each made; and whether all had been applied before.
 
     Raises
     ------
     Problem
         Names the operation that couldn't be done.
     """
+    for _ in range(_TRIES - 1):
+        with suppress(AppliedMeanwhileError):
+            return _apply_all(store, operations)
+    return _apply_all(store, operations)
+
+
+def _apply_all(store: Served, operations: list[Operation]) -> tuple[list[dict[str, Any]], bool]:
     results: list[dict[str, Any]] = []
+    replayed = 0
     try:
         with store.transaction("batch"):
             for each in operations:
-                # A read inside the transaction is compared again at its commit.
-                store.exists(each.key)
-                _apply(store, each)
-                version = None if each.op == "delete" else store.version_of(each.key)
+                pushed = store.done(each.op_id) if each.op_id else None
+                if pushed is None:
+                    # A read inside the transaction is compared again at its commit.
+                    store.exists(each.key)
+                    _apply(store, each)
+                    version = None if each.op == "delete" else store.version_of(each.key)
+                else:
+                    _refuse_another(each, pushed)
+                    version, replayed = pushed.version, replayed + 1
                 results.append({"key": each.key, "version": version})
     except ConflictError as error:
         problem = conflict(error.key, error.expected, error.found)
     except KeyError:
         problem = absent(operations[len(results)].key)
     else:
-        return results
+        return results, replayed == len(results)
     if len(results) < len(operations):
         problem.members["operation"] = len(results)
     raise problem
 
 
+def _refuse_another(each: Operation, pushed: Pushed) -> None:
+    if (
+        each.sha256 is not None
+        and each.metadata is not None
+        and pushed.version != content_version(each.sha256, each.metadata)
+    ):
+        raise operation_reused(each.key)
+
+
 def _apply(store: Served, each: Operation) -> None:
     match each.op:
-        case "put" if each.metadata is not None:
-            store.set(each.key, (io.BytesIO(each.data or b""), each.metadata), base=each.base)
         case "put":
-            store.set_data(each.key, io.BytesIO(each.data or b""), base=each.base)
+            value = io.BytesIO(each.data or b""), each.metadata or {}
+            parts = frozenset({"data"} if each.metadata is None else {"data", "metadata"})
+            store.set_if(each.key, value, each.base, each.op_id, parts=parts)
         case "put-metadata":
-            store.set_metadata(each.key, each.metadata or {}, base=each.base)
+            store.set_metadata_if(each.key, each.metadata or {}, each.base, each.op_id)
         case "delete":
-            store.delete(each.key, base=each.base)
+            store.delete_if(each.key, each.base, each.op_id)

@@ -257,6 +257,10 @@ class ServedMount:
             found=found,
         )
 
+    def done(self, op_id: str) -> Pushed | None:
+        """Return the answer to a write that was staged before under this operation id."""
+        return self._store.mount.staging.done(op_id)
+
     def _unless_done(
         self, op_id: str, data: Readable | None, write: Callable[[], Pushed]
     ) -> Pushed:
@@ -264,7 +268,7 @@ class ServedMount:
 
         A repeat isn't measured by what is there now.
         """
-        done = self._store.mount.staging.done(op_id) if op_id else None
+        done = self.done(op_id) if op_id else None
         if done is None:
             return write()
         if data is not None:

@@ -36,6 +36,9 @@ class Served(Protocol):
     def revision(self) -> str:
         """Return what changes with every change of the store."""
 
+    def done(self, op_id: str) -> Pushed | None:
+        """Return the answer to a write that was applied before under this operation id."""
+
     def set_if(
         self,
         key: str,

@@ -23,7 +23,7 @@ from mountcache.serve.wire import (
     parse_metadata,
 )
 
-__all__ = ["delete", "merge_metadata", "put_data", "put_metadata"]
+__all__ = ["delete", "merge_metadata", "operation_reused", "put_data", "put_metadata", "scoped"]
 
 _MERGE_TRIES = 100
 
@@ -54,15 +54,20 @@ def put_data(store: Served, key: str, headers: Mapping[str, str], body: Body) ->
         and metadata is not None
         and pushed.version != content_version(data.sha256, metadata)
     ):
-        raise Problem(
-            422,
-            "operation-reused",
-            "The operation id was used for something else",
-            f"this Idempotency-Key named another write of {key!r}; nothing was stored: give "
-            "each write an id of its own",
-            key=key,
-        )
+        raise operation_reused(key)
     return _written(pushed, created=created)
+
+
+def operation_reused(key: str) -> Problem:
+    """Return the problem of an operation id that named another write."""
+    return Problem(
+        422,
+        "operation-reused",
+        "The operation id was used for something else",
+        f"this operation id named another write of {key!r}; nothing was stored: give each write "
+        "an id of its own",
+        key=key,
+    )
 
 
 def _read_put(headers: Mapping[str, str], body: Body) -> tuple[Hashed, dict[str, Any] | None]:
@@ -202,7 +207,11 @@ def _scoped(headers: Mapping[str, str], verb: str, key: str) -> str:
 
     An id that comes again for another key or verb names another operation.
     """
-    op = operation_id(headers.get("idempotency-key"))
+    return scoped(operation_id(headers.get("idempotency-key")), verb, key)
+
+
+def scoped(op: str, verb: str, key: str) -> str:
+    """Return an operation id as the store remembers it; "" if there is none."""
     return hashlib.sha256(f"{verb}\n{key}\n{op}".encode()).hexdigest() if op else ""
 
 

@@ -141,3 +141,99 @@ def test_a_batch_has_a_limit(call: Client) -> None:
         b"Content-Type: application/json\r\nContent-Length: 67108865\r\n\r\n"
     )
     assert b" 413 " in said.split(b"\r\n")[0]
+
+
+def _named(data: bytes = b"one") -> tuple[dict[str, Any], ...]:
+    return (
+        {"op": "put", "key": "a", "part": 1, "metadata": {}, "if_none_match": True, "id": "id-a"},
+        {"op": "put-metadata", "key": "b", "metadata": {"n": 1}, "id": "id-b"},
+        {"op": "delete", "key": "c", "if_match": version(b"gone", {}), "id": "id-c"},
+    )
+
+
+def test_a_batch_that_comes_again_is_answered_as_the_first_time(
+    call: Client, store: LocalStore
+) -> None:
+    call.put("c", b"gone", {})
+    first = _post(call, *_named(), data=(b"one",))
+    assert first.status == 200
+    assert "idempotency-replayed" not in first.headers
+    call.put("a", b"others", {})
+    call.put("c", b"others", {})
+    again = _post(call, *_named(), data=(b"one",))
+    assert (again.status, again.body) == (200, first.body)
+    assert again.headers["idempotency-replayed"] == "true"
+    assert call.get("a").body == call.get("c").body == b"others"
+
+
+def test_a_write_of_a_batch_is_known_when_it_comes_again_alone(call: Client) -> None:
+    call.put("c", b"gone", {})
+    _post(call, *_named(), data=(b"one",))
+    call.put("a", b"others", {})
+    call.put("c", b"others", {})
+    put = call.put("a", b"one", {}, Idempotency_Key="id-a", If_None_Match="*")
+    meta = call("PUT", "/keys/b/metadata", b'{"n": 1}', Content_Type=JSON, Idempotency_Key="id-b")
+    gone = call("DELETE", "/keys/c", Idempotency_Key="id-c")
+    for reply in (put, meta, gone):
+        assert reply.headers["idempotency-replayed"] == "true"
+    assert call.get("a").body == call.get("c").body == b"others"
+
+
+def test_of_a_batch_that_is_refused_nothing_is_remembered(call: Client) -> None:
+    refused = _post(
+        call,
+        {"op": "put", "key": "a", "part": 1, "metadata": {}, "id": "id-a"},
+        {"op": "delete", "key": "c", "if_match": "other", "id": "id-c"},
+        data=(b"one",),
+    )
+    assert refused.status in (404, 412)
+    put = call.put("a", b"one", {}, Idempotency_Key="id-a")
+    assert put.status == 201
+    assert "idempotency-replayed" not in put.headers
+
+
+def test_what_of_a_batch_was_applied_before_is_left_alone(call: Client) -> None:
+    call.put("a", b"one", {}, Idempotency_Key="id-a")
+    call.put("a", b"others", {})
+    call.put("c", b"gone", {})
+    assert _post(call, *_named(), data=(b"one",)).status == 200
+    assert call.get("a").body == b"others"
+    assert call.get("b").status == 200
+    assert call.get("c").status == 404
+
+
+def test_many_repeats_at_once_are_applied_once(call: Client) -> None:
+    call.put("c", b"gone", {})
+    barrier = threading.Barrier(8)
+
+    def post(_: int) -> Reply:
+        barrier.wait()
+        return _post(call, *_named(), data=(b"one",))
+
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(post, range(8)))
+    assert {(reply.status, reply.body) for reply in replies} == {(200, replies[0].body)}
+    assert sum("idempotency-replayed" not in reply.headers for reply in replies) == 1
+
+
+@in_memory
+@pytest.mark.parametrize(
+    ("operation", "status", "name"),
+    [
+        ({"sha256": "00"}, 400, "wrong-digest"),
+        ({"sha256": 7}, 400, "wrong-digest"),
+        ({"id": 7}, 400, "bad-request"),
+        ({"id": "a b"}, 400, "bad-request"),
+        ({"id": "used"}, 422, "operation-reused"),
+    ],
+)
+def test_a_batch_with_a_wrong_digest_or_id_does_nothing(
+    call: Client, operation: dict[str, Any], status: int, name: str
+) -> None:
+    call.put("k", b"other", {}, Idempotency_Key="used")
+    call("DELETE", "/keys/k")
+    put = {"op": "put", "key": "k", "part": 1, "metadata": {}}
+    reply = _post(call, put | operation, data=(b"one",))
+    assert reply.status == status
+    assert reply.problem["type"].endswith(f":{name}")
+    assert call.get("k").status == 404
