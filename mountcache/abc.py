@@ -33,6 +33,7 @@ from mountcache.capabilities import (
     NotModified,
     Pushed,
     Source,
+    SupportsBatch,
     SupportsClock,
     SupportsConditionalWrite,
     SupportsIdentity,
@@ -43,6 +44,7 @@ from mountcache.capabilities import (
     SupportsRevalidation,
     SupportsVersions,
     SupportsWrite,
+    Write,
 )
 from mountcache.errors import (
     AuthorizationError,
@@ -76,6 +78,7 @@ __all__ = [
     "Pushed",
     "Readable",
     "Source",
+    "SupportsBatch",
     "SupportsClock",
     "SupportsConditionalWrite",
     "SupportsIdentity",
@@ -87,6 +90,7 @@ __all__ = [
     "SupportsVersions",
     "SupportsWrite",
     "Value",
+    "Write",
     "check_stream",
     "chunks",
     "facts_of",

@@ -27,6 +27,7 @@ __all__ = [
     "NotModified",
     "Pushed",
     "Source",
+    "SupportsBatch",
     "SupportsClock",
     "SupportsConditionalWrite",
     "SupportsIdentity",
@@ -37,6 +38,7 @@ __all__ = [
     "SupportsRevalidation",
     "SupportsVersions",
     "SupportsWrite",
+    "Write",
 ]
 
 Source = Literal["staged", "cached", "upstream"]
@@ -138,6 +140,20 @@ class Enforced:
             case "del", str():
                 return self.delete
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One conditional write of several that are one change."""
+
+    key: str
+    kind: Literal["put", "meta", "del"]
+    value: Value | None
+    """Data and metadata of a put, metadata alone of a "meta"; None for a "del"."""
+    base: Base
+    """The version to be replaced; `ABSENT`: create only; None: whatever is there."""
+    op_id: str
+    """Names the write, so that a repeat is harmless."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +269,25 @@ class SupportsProbing(Protocol):
             If what it enforces would be of no use.
         StoreError
             If the server doesn't answer, or doesn't let us write.
+        """
+
+
+@runtime_checkable
+class SupportsBatch(Protocol):
+    """A store some of whose servers take several conditional writes as one change."""
+
+    def batch_limit(self) -> int | None:
+        """Return how many bytes the body of a batch may have; None if none is taken."""
+
+    def write_batch(self, writes: Sequence[Write]) -> list[Pushed]:
+        """Carry out all writes, or none. Each op_id is remembered as of a write alone.
+
+        Raises
+        ------
+        ConflictError
+            If a base isn't there; it names the key.
+        KeyError
+            If a key isn't there that is to be deleted; it names it.
         """
 
 

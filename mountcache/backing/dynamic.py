@@ -10,7 +10,7 @@ import io
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -23,10 +23,12 @@ from mountcache.abc import (
     Pushed,
     Readable,
     Value,
+    Write,
     chunks,
     select_from,
     unpack,
 )
+from mountcache.backing.batch import BATCH_IDS, BATCH_LIMIT, Batches
 from mountcache.backing.credentials import made_anew
 from mountcache.backing.freshness import Validators, facts_of_304, validators_from
 from mountcache.backing.http import Answer, Transport
@@ -58,6 +60,7 @@ __all__ = ["DynamicURLStore"]
 _BOTH: Final = frozenset({"data", "metadata"})
 _DATA: Final = frozenset({"data"})
 _IN_MEMORY: Final = 1048576
+_FORMATS: Final = ("{base}/{key}/{part}", "{base}/{key}")
 _PARTS: Final = {"data": "data", "metadata": "metadata", "permissions": "auth"}
 
 
@@ -136,6 +139,8 @@ class DynamicURLStore(AbstractAuthorizingStore):
             lambda key: self._url(key, "metadata"),
             self._url,
         )
+        root = self._root()
+        self._batches = None if root is None else Batches(self._transport, f"{root}batch")
         self._pairs = Pairs(self._data, lambda key: self._url(key, "metadata"), self._url)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -160,6 +165,12 @@ class DynamicURLStore(AbstractAuthorizingStore):
             raise ConfigurationError(
                 f"parts names {', '.join(_PARTS)}; it can't have {sorted(unknown)[0]!r}"
             )
+
+    def _root(self) -> str | None:
+        """Return what a server of ours has all its URLs under; None if these aren't its URLs."""
+        root = self._base.removesuffix("keys")
+        usual = self._formats == _FORMATS and self._parts == _PARTS
+        return root if usual and f"{root}query" == self._query_url else None
 
     def _url(self, key: str, part: str | None = None) -> str:
         quoted = quote_key(key)
@@ -363,8 +374,18 @@ class DynamicURLStore(AbstractAuthorizingStore):
                 accept=(200, 204, 400, 403, 404, 405, 501),
             )  # fmt: skip
             answer.body.close()
-            self._data.ours = is_ours(answer.headers)
+            self._data.note(answer.headers)
         return bool(self._data.ours)
+
+    def batch_limit(self) -> int | None:
+        """Return how many bytes a batch may have; None if the server takes none; asks it."""
+        takes = self._batches is not None and self.enforces() and BATCH_IDS in self._data.features
+        return BATCH_LIMIT if takes else None
+
+    def write_batch(self, writes: Sequence[Write]) -> list[Pushed]:
+        """Write several keys, all or none; see `SupportsBatch`."""
+        assert self._batches is not None
+        return self._batches.write(writes)
 
     def set_if(
         self, key: str, value: Value, base: Base, op_id: str, *, parts: frozenset[str] = _BOTH

@@ -14,7 +14,7 @@ from mountcache.abc import Facts, Value, first_bytes
 from mountcache.backing.files import FileTransport
 from mountcache.backing.freshness import Validators, conditions, facts_from, facts_of_304
 from mountcache.backing.http import Answer, Transport
-from mountcache.backing.wire import is_ours
+from mountcache.backing.wire import features_of, is_ours
 from mountcache.errors import (
     ChangedWhileReadingError,
     IntegrityError,
@@ -90,6 +90,13 @@ class Data:
         self.clock = clock
         self.ours: bool | None = None
         """Whether upstream says ``Mountcache: 1``; None: not asked yet."""
+        self.features: frozenset[str] = frozenset()
+        """What it says that it can do besides."""
+
+    def note(self, headers: Mapping[str, str]) -> bool:
+        """Note what an answer says of the server; return whether it is one of ours."""
+        self.ours, self.features = is_ours(headers), features_of(headers)
+        return self.ours
 
     def ask(
         self, method: str, key: str, *, headers: Mapping[str, str] | None = None,
@@ -111,7 +118,7 @@ class Data:
         if self.ours and not is_ours(answer.headers):
             answer.body.close()
             raise not_ours(what or repr(key))
-        self.ours = is_ours(answer.headers)
+        self.note(answer.headers)
         if answer.status in _GONE:
             answer.body.close()
             raise KeyError(key)

@@ -6,7 +6,7 @@ import io
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
 from mountcache.abc import (
@@ -18,8 +18,10 @@ from mountcache.abc import (
     NotModified,
     Pushed,
     Value,
+    Write,
     select_from,
 )
+from mountcache.backing.batch import BATCH_IDS, BATCH_LIMIT, Batches
 from mountcache.backing.credentials import made_anew
 from mountcache.backing.files import FileTransport
 from mountcache.backing.freshness import Validators, validators_from
@@ -143,6 +145,7 @@ class StaticURLStore(AbstractReadOnlyStore):
             lambda key: f"{keys_url}{quote_key(key)}/metadata",
             self._url_of,
         )
+        self._batches = Batches(self._transport, f"{self._root}batch")
         self._plain: BareWriter | Sidecars | None = None
         self._sidecars: Sidecars | None = None
         if write == "put" and metadata == "sidecar":
@@ -467,8 +470,18 @@ class StaticURLStore(AbstractReadOnlyStore):
                 accept=(200, 304, 400, 403, 404, 405),
             )  # fmt: skip
             answer.body.close()
-            self._data.ours = is_ours(answer.headers)
+            self._data.note(answer.headers)
         return bool(self._data.ours)
+
+    def batch_limit(self) -> int | None:
+        """Return how many bytes a batch may have; None if the server takes none; asks it."""
+        usual = self._data_url == f"{self._root}data/"
+        takes = usual and self.enforces() and BATCH_IDS in self._data.features
+        return BATCH_LIMIT if takes else None
+
+    def write_batch(self, writes: Sequence[Write]) -> list[Pushed]:
+        """Write several keys, all or none; see `SupportsBatch`."""
+        return self._batches.write(writes)
 
     def set_if(
         self, key: str, value: Value, base: Base, op_id: str, *, parts: frozenset[str] = _BOTH

@@ -16,6 +16,7 @@ __all__ = [
     "decode_metadata",
     "digest_of",
     "encode_metadata",
+    "features_of",
     "is_ours",
     "parse_object",
 ]
@@ -29,6 +30,12 @@ _DIGEST = re.compile(r"sha-256=:([A-Za-z0-9+/=]{44}):")
 def is_ours(headers: Mapping[str, str]) -> bool:
     """Return whether an answer came from a server that says ``Mountcache: 1``."""
     return headers.get("Mountcache") == "1"
+
+
+def features_of(headers: Mapping[str, str]) -> frozenset[str]:
+    """Return what a server of ours says that it can do besides."""
+    names = headers.get("Mountcache-Features", "").split(",") if is_ours(headers) else ()
+    return frozenset(name.strip() for name in names)
 
 
 def digest_of(headers: Mapping[str, str]) -> str | None:

@@ -20,7 +20,7 @@ from mountcache.backing.wire import LONGEST_HEADER, encode_metadata, is_ours, pa
 from mountcache.errors import ConflictError, IntegrityError, StoreError, UpstreamError
 from mountcache.jsonform import spelling
 
-__all__ = ["Writer", "condition", "json_payload", "opened", "send"]
+__all__ = ["Writer", "condition", "conflict", "json_payload", "opened", "send"]
 
 _WRITTEN: Final = (200, 201, 204)
 _LONGEST_PROBLEM: Final = 65536
@@ -66,11 +66,16 @@ def send(
 
 
 def _conflict(key: str, base: Base, answer: Answer) -> ConflictError:
-    found: Base = None
     try:
         said = parse_object(answer.read(_LONGEST_PROBLEM), "a problem document").get("found")
     except StoreError:
         said = None  # only our own server says what is there
+    return conflict(key, base, said)
+
+
+def conflict(key: str, base: Base, said: object) -> ConflictError:
+    """Return the error of a write whose base isn't there; `said` is what is, if that was told."""
+    found: Base = None
     if isinstance(said, str):
         found = ABSENT if said == "absent" else said
     there = {None: "something else is there", ABSENT: "it isn't there"}.get(
@@ -92,7 +97,7 @@ def json_payload(metadata: Mapping[str, Any]) -> Payload:
     return Payload(lambda: io.BytesIO(text), len(text))
 
 
-def opened(value: Value, key: str) -> Payload:
+def opened(value: Value | None, key: str) -> Payload:
     """Return the data of a value as the body of a request.
 
     Raises
@@ -100,8 +105,8 @@ def opened(value: Value, key: str) -> Payload:
     IntegrityError
         If its length isn't known.
     """
-    size = value.size
-    if size is None:
+    size = None if value is None else value.size
+    if value is None or size is None:
         raise IntegrityError(f"the data of {key!r} has no known length, so it can't be sent")
     return Payload(lambda: value.data, size)
 

@@ -28,7 +28,7 @@ from mountcache.cli.status import next_for_conflicts
 
 if TYPE_CHECKING:
     from mountcache.mounted import MountedStore
-    from mountcache.sync import Conflict, Plan, PushReport, PushResult, Side
+    from mountcache.sync import Conflict, GroupResult, Plan, PushReport, PushResult, Side
 
 __all__ = ["apply", "push", "staged_ones"]
 
@@ -62,6 +62,7 @@ class _Policy(click.Choice[str]):
 @click.option("--max-delete", type=click.IntRange(0), help="How many keys may be deleted upstream.")
 @group_option
 @click.option("--dry-run", "-n", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--marker", metavar="KEY", help="Send this key last, once all else is upstream.")
 @click.option(
     "--plan", "plan_file", metavar="FILE", type=click.Path(allow_dash=True, path_type=str),
     help="Write what would be done to FILE, for `mountcache apply`, and do nothing.",
@@ -80,6 +81,7 @@ def push(
     group: str | None,
     dry_run: bool,
     plan_file: str | None,
+    marker: str | None,
     allow_blind: bool,
     workers: int,
     exact: bool,
@@ -92,6 +94,10 @@ def push(
     An edit whose key somebody else changed meanwhile is a conflict: nothing is overwritten, and
     it stays staged. Look, then `mountcache resolve` it, or push it again with --on-conflict mine,
     upstream, keep-both or merge-metadata. One key that fails stops no other.
+
+    What was staged together goes together, as one change where the server takes such changes:
+    all of it or nothing. Elsewhere it goes key by key, and each group is told as complete,
+    partial or none; who reads there can wait for the --marker.
     """
     from mountcache.sync import push as send
 
@@ -102,6 +108,8 @@ def push(
         if dry_run or plan_file is not None:
             made = _planned(store, named, on_conflict, max_delete, workers)
             ctx.exit(_show_plan(made, plan_file, as_json=as_json))
+        if marker is not None:
+            staged_ones(store, [marker], exact=True)
         with progress("push") as step:
             report = send(
                 store,
@@ -111,6 +119,7 @@ def push(
                 progress=step,
                 allow_blind=allow_blind,
                 max_delete=max_delete,
+                marker=marker,
             )
     _tell_report(report, as_json=as_json)
     ctx.exit(_code(report))
@@ -189,16 +198,38 @@ def _widest(made: Plan) -> int:
 
 def _tell_report(report: PushReport, *, as_json: bool) -> None:
     said = ""
+    groups = {key: group for group in report.groups for key in group.keys}
     for result in report.results:
         if as_json:
-            show(_result(result))
+            show(_result(result) | {"group": _group(groups.get(result.key))})
         else:
             _tell_result(result, said)
             said = result.message
     if not as_json:
         if not report.results:
             tell("nothing is staged")
+        for group in report.groups:
+            _tell_group(group)
         note(_next(report))
+
+
+def _tell_group(group: GroupResult) -> None:
+    """Tell what became of what belongs together."""
+    how = "as one change" if group.together else "key by key"
+    tell(f"{group.outcome}: a group of {len(group.keys):,}, {how} ({one_line(group.keys[0])}, ...)")
+    if group.message:
+        tell(f"   {one_line(group.message)}")
+
+
+def _group(group: GroupResult | None) -> dict[str, Any] | None:
+    if group is None:
+        return None
+    return {
+        "number": group.group,
+        "outcome": group.outcome,
+        "together": group.together,
+        "message": group.message,
+    }
 
 
 def _next(report: PushReport) -> str:

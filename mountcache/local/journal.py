@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mountcache.errors import PushInProgressError, StoreBusyError
+from mountcache.errors import PushInProgressError, StoreBusyError, StoreError
 from mountcache.jsonform import content_version, parse
 from mountcache.local import history
 from mountcache.local.catalog import Catalog, get_state
@@ -22,7 +22,21 @@ from mountcache.local.rows import OP_ROWS, base_columns, norm_of, op_from
 from mountcache.local.staging import Staging, next_seq, result_base
 from mountcache.locks import Lock
 
-__all__ = ["Journal", "Settled"]
+__all__ = ["EditedMeanwhileError", "Journal", "Settled"]
+
+
+class EditedMeanwhileError(StoreError):
+    """An edit was made anew, or begun by somebody else, since it was read.
+
+    Parameters
+    ----------
+    key
+        Its key.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"{key!r} was edited again, or is being pushed already")
+        self.key = key
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,29 +98,45 @@ class Journal:
         base
             What the request will replace; the edit takes it too.
         """
+        with self._catalog.content.write() as con:
+            return self._begin(con, edit, base, op_id)
+
+    def begin_all(self, sent: Sequence[tuple[Edit, BaseOf, str]]) -> list[Op]:
+        """Copy edits into new ops, all in one commit, or none of them.
+
+        Raises
+        ------
+        EditedMeanwhileError
+            If an edit has changed, or is being sent.
+        """
+        begun = []
+        with self._catalog.content.write() as con:
+            for edit, base, op_id in sent:
+                op = self._begin(con, edit, base, op_id)
+                if op is None:
+                    raise EditedMeanwhileError(edit.key)
+                begun.append(op)
+        return begun
+
+    def _begin(self, con: sqlite3.Connection, edit: Edit, base: BaseOf, op_id: str) -> Op | None:
         catalog = self._catalog
-        with catalog.content.write() as con:
-            row = catalog.row(edit.key, con)
-            if row.edit is None or row.edit.seq != edit.seq or row.op is not None:
-                return None
-            con.execute(
-                "UPDATE edit SET base_kind = ?, base = ?, base_sha = ?, base_meta = ?,"
-                " base_entry = ?, base_op = ? WHERE key = ?",
-                (*base_columns(base), edit.key),
-            )
-            con.execute(
-                "INSERT INTO op (op_id, key, edit_seq, mask_entry, state, owner, at,"
-                " kind, content, sha, size, meta,"
-                " base_kind, base, base_sha, base_meta, base_entry, base_op)"
-                " VALUES (?, ?, ?, ?, 'sending', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    op_id, edit.key, edit.seq, catalog.index_entry(con, row),
-                    catalog.content.token, catalog.clock(), edit.kind, edit.content,
-                    edit.sha256, edit.size, edit.meta,
-                    *base_columns(base),
-                ),
-            )  # fmt: skip
-            columns = con.execute(OP_ROWS + " WHERE o.op_id = ?", (op_id,)).fetchone()
+        row = catalog.row(edit.key, con)
+        if row.edit is None or row.edit.seq != edit.seq or row.op is not None:
+            return None
+        self._rebase(con, edit.key, base)
+        con.execute(
+            "INSERT INTO op (op_id, key, edit_seq, mask_entry, state, owner, at,"
+            " kind, content, sha, size, meta,"
+            " base_kind, base, base_sha, base_meta, base_entry, base_op)"
+            " VALUES (?, ?, ?, ?, 'sending', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                op_id, edit.key, edit.seq, catalog.index_entry(con, row),
+                catalog.content.token, catalog.clock(), edit.kind, edit.content,
+                edit.sha256, edit.size, edit.meta,
+                *base_columns(base),
+            ),
+        )  # fmt: skip
+        columns = con.execute(OP_ROWS + " WHERE o.op_id = ?", (op_id,)).fetchone()
         return op_from(columns[0], columns[1:])
 
     def applied(
@@ -135,39 +165,64 @@ class Journal:
             Upstream shows something else than was sent: no copy is kept, and the edit goes where
             it can be had back from.
         """
+        self.applied_all([(op, settled)], masked=masked, lags=lags, altered=altered)
+
+    def applied_all(
+        self,
+        done: Sequence[tuple[Op, Settled]],
+        *,
+        masked: bool = False,
+        lags: bool = True,
+        altered: bool = False,
+    ) -> None:
+        """Note in one commit that upstream applied several ops, each as `applied` does."""
+        with self._catalog.content.write() as con:
+            for op, settled in done:
+                self._applied(con, op, settled, masked=masked, lags=lags, altered=altered)
+        for op, _ in done:
+            self._catalog.forget_handed(op.key)
+
+    def _applied(
+        self,
+        con: sqlite3.Connection,
+        op: Op,
+        settled: Settled,
+        *,
+        masked: bool,
+        lags: bool,
+        altered: bool,
+    ) -> None:
         catalog = self._catalog
-        with catalog.content.write() as con:
-            row = self._end(con, op)
-            if row is None:
-                return
-            catalog.write_entry(
-                con, get_state(con, "gen"), row.row,
-                meta=None if op.kind == "del" else settled.meta,
-                version=settled.version, sha256=op.sha256, size=op.size,
-                asked=True, masked=masked and (lags or row.mask_entry is not None),
-                mask_entry=row.mask_entry,
-            )  # fmt: skip
-            # The copy takes the bytes over before edit and op let go of them.
-            self._write_copy(con, row.row, op, settled, altered=altered)
-            if row.edit is not None and row.edit.seq == op.edit_seq:
-                if altered:
-                    catalog.take_away(con, row.edit, "given up")
-                self._staging.forget(con, row.row)
-            elif row.edit is not None and row.edit.base.op_id == op.op_id:
-                sha = op.sha256 or op.base.sha256
-                self._rebase(con, op.key, result_base(op.kind, settled.version, sha, settled.meta))
-            if op.kind != "del":
-                self._staging.pass_on(con, op.key, None)
-            if op.content is not None:
-                catalog.content.release(con, [op.content])
-            con.execute("UPDATE copy SET seen = NULL WHERE key = ?", (op.key,))
-            history.record(
-                con, catalog.clock(), "pushed", op.key, kind=op.kind, size=op.size,
-                version=settled.version, grade=settled.grade,
-                author=row.edit.author if row.edit is not None else None,
-                note="stored differently" if altered else "",
-            )  # fmt: skip
-        catalog.forget_handed(op.key)
+        row = self._end(con, op)
+        if row is None:
+            return
+        catalog.write_entry(
+            con, get_state(con, "gen"), row.row,
+            meta=None if op.kind == "del" else settled.meta,
+            version=settled.version, sha256=op.sha256, size=op.size,
+            asked=True, masked=masked and (lags or row.mask_entry is not None),
+            mask_entry=row.mask_entry,
+        )  # fmt: skip
+        # The copy takes the bytes over before edit and op let go of them.
+        self._write_copy(con, row.row, op, settled, altered=altered)
+        if row.edit is not None and row.edit.seq == op.edit_seq:
+            if altered:
+                catalog.take_away(con, row.edit, "given up")
+            self._staging.forget(con, row.row)
+        elif row.edit is not None and row.edit.base.op_id == op.op_id:
+            sha = op.sha256 or op.base.sha256
+            self._rebase(con, op.key, result_base(op.kind, settled.version, sha, settled.meta))
+        if op.kind != "del":
+            self._staging.pass_on(con, op.key, None)
+        if op.content is not None:
+            catalog.content.release(con, [op.content])
+        con.execute("UPDATE copy SET seen = NULL WHERE key = ?", (op.key,))
+        history.record(
+            con, catalog.clock(), "pushed", op.key, kind=op.kind, size=op.size,
+            version=settled.version, grade=settled.grade,
+            author=row.edit.author if row.edit is not None else None,
+            note="stored differently" if altered else "",
+        )  # fmt: skip
 
     def refused(self, op: Op, message: str | None = None, *, half: BaseOf | None = None) -> None:
         """Note that upstream didn't apply an op; what was staged is staged as before.
@@ -180,23 +235,42 @@ class Journal:
             What upstream shows, if it applied the op in part: the new base.
         """
         with self._catalog.content.write() as con:
-            row = self._end(con, op)
-            if row is None:
-                return
-            edit = row.edit
-            if edit is not None and edit.base.op_id == op.op_id:
-                self._rebase(con, op.key, half or op.base)
-            elif edit is not None and edit.seq == op.edit_seq and half is not None:
-                self._rebase(con, op.key, half)
-            if message is not None and edit is not None:
-                self._failed(con, edit, message)
-            if op.content is not None:
-                self._catalog.content.release(con, [op.content])
+            self._refused(con, op, message, half)
+
+    def refused_all(self, ops: Sequence[Op]) -> None:
+        """Note in one commit that upstream applied none of several ops."""
+        with self._catalog.content.write() as con:
+            for op in ops:
+                self._refused(con, op, None, None)
+
+    def _refused(
+        self, con: sqlite3.Connection, op: Op, message: str | None, half: BaseOf | None
+    ) -> None:
+        row = self._end(con, op)
+        if row is None:
+            return
+        edit = row.edit
+        if edit is not None and edit.base.op_id == op.op_id:
+            self._rebase(con, op.key, half or op.base)
+        elif edit is not None and edit.seq == op.edit_seq and half is not None:
+            self._rebase(con, op.key, half)
+        if message is not None and edit is not None:
+            self._failed(con, edit, message)
+        if op.content is not None:
+            self._catalog.content.release(con, [op.content])
 
     def unknown(self, op: Op) -> None:
         """Note that the answer to an op never came."""
+        self.unknown_all([op])
+
+    def unknown_all(self, ops: Sequence[Op], message: str | None = None) -> None:
+        """Note in one commit that the answer to several ops never came, and why."""
         with self._catalog.content.write() as con:
-            con.execute("UPDATE op SET state = 'unknown' WHERE op_id = ?", (op.op_id,))
+            for op in ops:
+                con.execute("UPDATE op SET state = 'unknown' WHERE op_id = ?", (op.op_id,))
+                edit = self._catalog.row(op.key, con).edit
+                if message is not None and edit is not None:
+                    self._failed(con, edit, message)
 
     def abandon_dead(self) -> None:
         """Take the ops of pushers that are gone for unknown; only who holds the lock may."""

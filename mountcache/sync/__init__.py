@@ -13,7 +13,7 @@ from mountcache.sync.prefetch import PrefetchReport, prefetch
 from mountcache.sync.probing import Grading, grading, grading_of, probe
 from mountcache.sync.pull import PullReport, pull
 from mountcache.sync.push import push
-from mountcache.sync.report import Conflict, PushReport, PushResult, Side
+from mountcache.sync.report import Conflict, GroupResult, PushReport, PushResult, Side
 from mountcache.sync.resolving import Resolved, in_conflict, resolve
 from mountcache.sync.status import Status, status
 from mountcache.sync.trees import ExportReport, ImportReport, export_tree, import_tree
@@ -25,6 +25,7 @@ __all__ = [
     "Difference",
     "ExportReport",
     "Grading",
+    "GroupResult",
     "ImportReport",
     "Plan",
     "PrefetchReport",

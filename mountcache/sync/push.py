@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from mountcache.abc import SupportsConditionalWrite, SupportsWrite
 from mountcache.errors import (
     AuthorizationError,
+    ConfigurationError,
     ReadOnlyKeyError,
     ReadOnlyStoreError,
     StoreError,
@@ -25,17 +26,25 @@ from mountcache.errors import (
 from mountcache.events import StoreConflictEvent, StorePushEvent
 from mountcache.local.decide import merged_meta
 from mountcache.local.records import Edit, StagedEdit
+from mountcache.sync.batch import GroupSender, Together
 from mountcache.sync.look import Progress
 from mountcache.sync.mount import Mount, Mounted
 from mountcache.sync.probing import enforced, probe_if_wanted
 from mountcache.sync.remote import Patience
-from mountcache.sync.report import Policy, PushReport, PushResult, policy_of
-from mountcache.sync.send import Sender
+from mountcache.sync.report import (
+    ARRIVED,
+    GroupResult,
+    Policy,
+    PushReport,
+    PushResult,
+    policy_of,
+)
 from mountcache.sync.status import staged_edit
 
 __all__ = ["HELD", "brake", "chosen", "named", "push", "push_mount"]
 
 HELD = "it is held back; `unhold` lets it go"
+_HALVED = "not sent: it belongs to what was refused"
 _EVERY = 0.1
 _MANY_DELETES = 100
 _SOME_DELETES = 10
@@ -51,6 +60,7 @@ def push(
     allow_blind: bool = False,
     max_delete: int | None = None,
     check: Callable[[StagedEdit], str | None] | None = None,
+    marker: str | None = None,
 ) -> PushReport:
     """Push staged edits upstream.
 
@@ -76,16 +86,21 @@ def push(
         deletes at most 10, or a tenth of what upstream holds, or 100.
     check
         Called with each edit before anything is sent; a message refuses that one.
+    marker
+        A staged key that is sent after all the others, and only once all of them are upstream:
+        who finds it there finds the others. It belongs to `keys` in any case.
 
     Returns
     -------
     PushReport
-        One result a key.
+        One result a key, and one a group.
 
     Raises
     ------
     KeyError
         If nothing is staged for a key that is named, nor anything known of it here.
+    ConfigurationError
+        If the marker is half of a rename.
     ReadOnlyKeyError
         If a key lies outside the mount point.
     ReadOnlyStoreError
@@ -103,6 +118,7 @@ def push(
         allow_blind=allow_blind,
         max_delete=max_delete,
         refuse=None if check is None else lambda edit: check(staged_edit(mount, edit)),
+        marker=None if marker is None else named(mount, marker),
     )
 
 
@@ -115,6 +131,7 @@ def push_mount(
     progress: Progress | None = None,
     allow_blind: bool = False,
     max_delete: int | None = None,
+    marker: str | None = None,
     take_unbased: bool = False,
     refuse: Callable[[Edit], str | None] | None = None,
 ) -> PushReport:
@@ -122,7 +139,7 @@ def push_mount(
 
     Parameters
     ----------
-    keys
+    keys, marker
         Keys of the catalog.
     take_unbased
         An edit that was set past the mount replaces what upstream shows now.
@@ -136,33 +153,56 @@ def push_mount(
         raise ValueError(f"a push has at least 1 worker, not {workers}")
     if keys is None and next(mount.catalog.edits(), None) is None and not mount.catalog.ops():
         # Nothing to ask anybody about.
-        return PushReport()
+        return PushReport(tuple(_unsent(mount, filter(None, (marker,)), ())))
     _check_writable(mount)
     with mount.journal.pushing():
         probe_if_wanted(mount)
-        sender = Sender(
+        sender = GroupSender(
             mount, on_conflict=on_conflict, allow_blind=allow_blind, take_unbased=take_unbased,
             probed=enforced(mount),
         )  # fmt: skip
         mount.journal.abandon_dead()
-        edits = chosen(mount, keys)
-        held = [edit for edit in edits if edit.held]
-        edits = [edit for edit in edits if not edit.held]
-        refused = brake(mount, edits, max_delete) if keys is None or max_delete is not None else []
-        edits = [edit for edit in edits if edit not in refused]
-        results = [_refusal(mount, edit, len(refused)) for edit in refused]
-        if refuse is not None:
-            reasons = {edit.seq: why for edit in edits if (why := refuse(edit)) is not None}
-            more = [edit for edit in edits if edit.seq in reasons]
-            results += [
-                PushResult(mount.full(edit.key), "refused", reasons[edit.seq]) for edit in more
-            ]
-            refused = refused + more
-            edits = [edit for edit in edits if edit.seq not in reasons]
-        results += [PushResult(mount.full(edit.key), "held", HELD) for edit in held]
-        results += _unsent(mount, keys or (), edits + refused + held)
-        results += _Run(mount, sender, len(edits), workers, progress).all(_groups(edits))
-    return PushReport(tuple(sorted(results, key=lambda each: each.key)))
+        wanted = keys if keys is None or marker is None else [*keys, marker]
+        found = chosen(mount, wanted)
+        planned = _whole_groups(mount, found, wanted)
+        edits = [edit for edit in found if not edit.held]
+        last = _last(mount, edits, marker)
+        reasons = _refused(mount, edits, keys, max_delete, refuse)
+        # A change set isn't sent without what belongs to it.
+        halved = {edit.group for edit in edits if edit.key in reasons}
+        results = [
+            PushResult(mount.full(edit.key), "refused", reasons[edit.key])
+            if edit.key in reasons
+            else PushResult(mount.full(edit.key), "skipped", _HALVED)
+            for edit in edits
+            if edit.group in halved
+        ]
+        results += [PushResult(mount.full(each.key), "held", HELD) for each in found if each.held]
+        results += _unsent(mount, [*(wanted or ()), *filter(None, (marker,))], found)
+        edits = [edit for edit in edits if edit.group not in halved]
+        run = _Run(mount, sender, len(edits), workers, progress)
+        results += run.all(_groups(edit for edit in edits if edit is not last))
+        if last is not None and last in edits:
+            results += run.last(last, results)
+    groups = _group_results(mount, planned, results, run.together)
+    return PushReport(tuple(sorted(results, key=lambda each: each.key)), groups)
+
+
+def _refused(
+    mount: Mount,
+    edits: Sequence[Edit],
+    keys: Sequence[str] | None,
+    max_delete: int | None,
+    refuse: Callable[[Edit], str | None] | None,
+) -> dict[str, str]:
+    """Return why some edits aren't sent, by key: too many deletes, and what `refuse` says."""
+    stopped = brake(mount, edits, max_delete) if keys is None or max_delete is not None else []
+    reasons = {edit.key: _too_many(len(stopped)) for edit in stopped}
+    if refuse is not None:
+        for edit in edits:
+            if edit.key not in reasons and (why := refuse(edit)) is not None:
+                reasons[edit.key] = why
+    return reasons
 
 
 def _check_writable(mount: Mount) -> None:
@@ -217,6 +257,60 @@ def _groups(edits: Iterable[Edit]) -> list[list[Edit]]:
     return list(groups.values())
 
 
+def _whole_groups(
+    mount: Mount, edits: Sequence[Edit], keys: Sequence[str] | None
+) -> dict[int, list[Edit]]:
+    """Return the groups of edits, with those of their edits that aren't to be pushed."""
+    if keys is None:
+        return {edits[0].group: edits for edits in _groups(edits)}
+    groups = {edit.group for edit in edits}
+    whole = _groups(edit for edit in mount.catalog.edits() if edit.group in groups)
+    return {edits[0].group: edits for edits in whole}
+
+
+def _last(mount: Mount, edits: Iterable[Edit], marker: str | None) -> Edit | None:
+    """Return the edit of the marker; None if it isn't staged, or there is none."""
+    found = next((edit for edit in edits if edit.key == marker), None)
+    if found is not None and (found.partner is not None or mount.journal.waiting_for(found.key)):
+        raise ConfigurationError(
+            f"{mount.full(found.key)!r} can't be the marker: it is half of a rename, whose halves "
+            "go together; choose another key"
+        )
+    return found
+
+
+def _in_order(edits: Iterable[Edit]) -> list[Edit]:
+    """Put the edits of a group in the order of sending: deletes come last."""
+    return sorted(edits, key=lambda each: (each.kind == "del", each.seq))
+
+
+def _group_results(
+    mount: Mount,
+    planned: Mapping[int, Sequence[Edit]],
+    results: Iterable[PushResult],
+    together: Mapping[int, Together],
+) -> tuple[GroupResult, ...]:
+    """Say of each group of more than one edit what became of it."""
+    outcomes = {result.key: result.outcome for result in results}
+    found = []
+    for group, edits in planned.items():
+        if len(edits) == 1:
+            continue
+        keys = [mount.full(edit.key) for edit in _in_order(edits)]
+        done = [outcomes.get(key) in ARRIVED for key in keys]
+        sent = together.get(group)
+        found.append(
+            GroupResult(
+                group,
+                tuple(key for key in keys if key in outcomes),
+                "complete" if all(done) else "partial" if any(done) else "none",
+                sent is not None and not sent.one_by_one,
+                "" if sent is None else sent.message,
+            )
+        )
+    return tuple(found)
+
+
 def brake(mount: Mount, edits: Sequence[Edit], max_delete: int | None) -> list[Edit]:
     """Return the deletes that are too many to be meant."""
     deletes = [edit for edit in edits if edit.kind == "del" and edit.partner is None]
@@ -230,12 +324,10 @@ def brake(mount: Mount, edits: Sequence[Edit], max_delete: int | None) -> list[E
     return []
 
 
-def _refusal(mount: Mount, edit: Edit, count: int) -> PushResult:
-    return PushResult(
-        mount.full(edit.key),
-        "refused",
+def _too_many(count: int) -> str:
+    return (
         f"one of {count} deletes, more than a push does unasked; allow them with "
-        f"max_delete={count} (--max-delete {count})",
+        f"max_delete={count} (--max-delete {count})"
     )
 
 
@@ -243,7 +335,7 @@ class _Run:
     """One push: its workers, its progress, its results."""
 
     def __init__(
-        self, mount: Mount, sender: Sender, total: int, workers: int, progress: Progress | None
+        self, mount: Mount, sender: GroupSender, total: int, workers: int, progress: Progress | None
     ) -> None:
         self._mount = mount
         self._sender = sender
@@ -256,6 +348,8 @@ class _Run:
         self._patience = Patience(workers)
         self._rest: PushResult | None = None
         """What becomes of the keys that aren't begun any more."""
+        self.together: dict[int, Together] = {}
+        """What came of sending groups as one change, by the number of the group."""
 
     def all(self, groups: Sequence[Sequence[Edit]]) -> list[PushResult]:
         if len(groups) <= 1 or self._workers == 1:
@@ -271,14 +365,50 @@ class _Run:
                     future.cancel()
                 raise
 
+    def last(self, marker: Edit, before: Iterable[PushResult]) -> list[PushResult]:
+        """Send the marker of what was sent before, unless some of that didn't go."""
+        if all(result.outcome in ARRIVED for result in before):
+            return self._group([marker])
+        why = "not sent: the marker goes last, once all else is upstream"
+        result = PushResult(self._mount.full(marker.key), "skipped", why)
+        self._tell(result)
+        return [result]
+
     def _group(self, edits: Sequence[Edit]) -> list[PushResult]:
-        results: dict[str, PushResult] = {}
-        for edit in sorted(edits, key=lambda each: (each.kind == "del", each.seq)):
-            key = self._mount.full(edit.key)
-            result = self._rest or self._waiting(edit, results) or self._one(edit)
-            results[edit.key] = result = replace(result, key=key)
+        edits = _in_order(edits)
+        results = self._all_at_once(edits)
+        for edit in edits:
+            result = results.get(edit.key)
+            if result is None:
+                result = self._rest or self._waiting(edit, results) or self._one(edit)
+            results[edit.key] = result = replace(result, key=self._mount.full(edit.key))
             self._tell(result)
-        return list(results.values())
+        return [results[edit.key] for edit in edits]
+
+    def _all_at_once(self, edits: Sequence[Edit]) -> dict[str, PushResult]:
+        """Send what belongs together as one change, if that can be; the others come after."""
+        if len(edits) == 1 or self._rest is not None:
+            return {}
+        keys = {edit.key for edit in edits}
+        results = {
+            edit.key: waiting
+            for edit in edits
+            if edit.partner not in keys and (waiting := self._waiting(edit, {})) is not None
+        }
+        edits = [edit for edit in edits if edit.key not in results]
+        if len(edits) < 2:
+            return results
+        sent = self._sender.send_together(edits)
+        self.together[edits[0].group] = sent
+        results |= sent.results
+        if sent.error is not None:
+            for edit in edits:
+                if edit.key not in results:
+                    results[edit.key] = self._not_sent(edit, sent.error)
+        if not sent.one_by_one:
+            for result in results.values():
+                self._note(result)
+        return results
 
     def _waiting(self, edit: Edit, before: dict[str, PushResult]) -> PushResult | None:
         """Return why a whiteout isn't sent, or not yet, if it is half of a rename."""
@@ -317,18 +447,25 @@ class _Run:
         except ReadOnlyStoreError:
             self._rest = PushResult("", "skipped", "the push was stopped before this key")
             raise
-        except AuthorizationError as error:
-            result = PushResult("", "blocked", str(error), error=error)
-            self._mount.journal.failed(edit, str(error))
-            if error.status == 401:
-                self._rest = PushResult("", "blocked", f"not sent: {error}", error=error)
         except (StoreError, OSError) as error:
-            result = PushResult("", "failed", str(error), error=error)
-            self._mount.journal.failed(edit, str(error))
+            result = self._not_sent(edit, error)
+        self._note(result)
+        return result
+
+    def _not_sent(self, edit: Edit, error: StoreError | OSError) -> PushResult:
+        """Return the result of an edit that an error stood in the way of."""
+        self._mount.journal.failed(edit, str(error))
+        if not isinstance(error, AuthorizationError):
+            return PushResult("", "failed", str(error), error=error)
+        if error.status == 401:
+            self._rest = PushResult("", "blocked", f"not sent: {error}", error=error)
+        return PushResult("", "blocked", str(error), error=error)
+
+    def _note(self, result: PushResult) -> None:
+        """Note what stood in the way: at last the rest isn't begun any more."""
         self._patience.note(result.error)
         if self._rest is None and (lost := self._patience.lost):
             self._rest = PushResult("", "failed", f"not sent: {lost}", error=lost)
-        return result
 
     def _tell(self, result: PushResult) -> None:
         if result.conflict is not None and result.outcome == "conflict":

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from mountcache.abc import Base, Grade
 from mountcache.errors import ConfigurationError, StoreError
 
 __all__ = [
+    "ARRIVED",
     "POLICIES",
     "Conflict",
+    "GroupResult",
     "Outcome",
     "Policy",
     "PushReport",
@@ -111,11 +113,35 @@ class PushResult:
     """What stood in the way, for outcomes "failed" and "blocked"."""
 
 
+ARRIVED: Final = frozenset({"pushed", "already there", "stored differently"})
+"""The outcomes of which nothing stays staged."""
+
+_DONE: Final = ARRIVED | {"held"}
+
+
+@dataclass(frozen=True, slots=True)
+class GroupResult:
+    """What became of edits that belong together, such as those of one transaction."""
+
+    group: int
+    """Its number: `StagedEdit.group`."""
+    keys: tuple[str, ...]
+    """Those that this push was about, in the order of sending."""
+    outcome: Literal["complete", "partial", "none"]
+    """Complete: nothing of the group is staged any more; none: nothing of it went upstream."""
+    together: bool = False
+    """Whether it was sent as one change, which is applied as a whole or not at all."""
+    message: str = ""
+    """Why it wasn't, though upstream takes such changes."""
+
+
 @dataclass(frozen=True, slots=True)
 class PushReport:
     """One result for each key."""
 
     results: tuple[PushResult, ...] = ()
+    groups: tuple[GroupResult, ...] = ()
+    """One result for each group of more than one key."""
 
     @property
     def ok(self) -> bool:
@@ -132,6 +158,3 @@ class PushReport:
             if each.key == key:
                 return each
         raise KeyError(key)
-
-
-_DONE = frozenset({"pushed", "already there", "stored differently", "held"})

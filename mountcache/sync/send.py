@@ -44,7 +44,7 @@ from mountcache.sync.report import Policy, PushResult
 if TYPE_CHECKING:
     from mountcache.abc import Value
 
-__all__ = ["Sender"]
+__all__ = ["Sender", "base_of", "unbased"]
 
 _ROUNDS = 4
 _DATA = frozenset({"data"})
@@ -106,8 +106,8 @@ class Sender:
                 return PushResult(key, "skipped", "an earlier edit of it is still being pushed")
             if base.kind == "none" and self.take_unbased:
                 theirs = theirs or self._look(edit)
-                base = _base_of(theirs)
-                said = _unbased(theirs)
+                base = base_of(theirs)
+                said = unbased(theirs)
             if theirs is None:
                 attempt = self._attempt(edit, base, base.as_base, _BOTH)
             else:
@@ -298,7 +298,7 @@ class Sender:
                 version=theirs.version,
             )
         # Half of it, perhaps: the next push sends the other half.
-        half = _base_of(theirs) if verdict in (Verdict.SEND_DATA, Verdict.SEND_METADATA) else None
+        half = base_of(theirs) if verdict in (Verdict.SEND_DATA, Verdict.SEND_METADATA) else None
         mount.journal.refused(op, "upstream took the request but doesn't show it", half=half)
         return PushResult(
             key, "failed", "upstream took the request but doesn't show what was sent", grade
@@ -368,7 +368,7 @@ class Sender:
             case Verdict.CONFLICT if send and self._enforces and op.base.as_base is not None:
                 self._ask_again(op)
             case Verdict.SEND_DATA | Verdict.SEND_METADATA:
-                mount.journal.refused(op, half=_base_of(theirs))
+                mount.journal.refused(op, half=base_of(theirs))
             case _:
                 mount.journal.refused(op)
 
@@ -406,7 +406,7 @@ def _parts(verdict: Verdict) -> frozenset[str]:
     return {Verdict.SEND_DATA: _DATA, Verdict.SEND_METADATA: _METADATA}.get(verdict, _BOTH)
 
 
-def _base_of(theirs: Theirs) -> BaseOf:
+def base_of(theirs: Theirs) -> BaseOf:
     """Return the base that says: exactly what upstream shows now."""
     if not theirs.present:
         return ABSENT_BASE
@@ -415,7 +415,8 @@ def _base_of(theirs: Theirs) -> BaseOf:
     return BaseOf("digest", None, theirs.sha256, theirs.meta)
 
 
-def _unbased(theirs: Theirs) -> str:
+def unbased(theirs: Theirs) -> str:
+    """Say what an edit without a base replaced."""
     if not theirs.present:
         return ""
     return (
