@@ -36,6 +36,7 @@ from mountcache.backing.index import entries_of_lines
 from mountcache.backing.pair import Pairs
 from mountcache.backing.resource import Data, RemoteValue, ask_again
 from mountcache.backing.tls import TLS
+from mountcache.backing.uploads import UPLOADS, Uploads
 from mountcache.backing.urls import check_url
 from mountcache.backing.wire import decode_metadata, is_ours, parse_object
 from mountcache.backing.writing import Writer, json_payload, send
@@ -138,9 +139,11 @@ class DynamicURLStore(AbstractAuthorizingStore):
             lambda key: self._url(key, "data"),
             lambda key: self._url(key, "metadata"),
             self._url,
+            self._uploads_there,
         )
         root = self._root()
         self._batches = None if root is None else Batches(self._transport, f"{root}batch")
+        self._uploads = None if root is None else Uploads(self._transport, f"{root}-/uploads/")
         self._pairs = Pairs(self._data, lambda key: self._url(key, "metadata"), self._url)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -165,6 +168,9 @@ class DynamicURLStore(AbstractAuthorizingStore):
             raise ConfigurationError(
                 f"parts names {', '.join(_PARTS)}; it can't have {sorted(unknown)[0]!r}"
             )
+
+    def _uploads_there(self) -> Uploads | None:
+        return self._uploads if UPLOADS in self._data.features else None
 
     def _root(self) -> str | None:
         """Return what a server of ours has all its URLs under; None if these aren't its URLs."""

@@ -30,6 +30,7 @@ from mountcache.backing.index import entries_of_object
 from mountcache.backing.plain import SIDECAR, BareWriter, Sidecars
 from mountcache.backing.resource import Data, RemoteValue, ask_again
 from mountcache.backing.tls import TLS
+from mountcache.backing.uploads import UPLOADS, Uploads
 from mountcache.backing.urls import check_url
 from mountcache.backing.wire import decode_metadata, is_ours, parse_object
 from mountcache.backing.writing import Writer
@@ -144,8 +145,10 @@ class StaticURLStore(AbstractReadOnlyStore):
             self._url_of,
             lambda key: f"{keys_url}{quote_key(key)}/metadata",
             self._url_of,
+            self._uploads_there,
         )
         self._batches = Batches(self._transport, f"{self._root}batch")
+        self._uploads = Uploads(self._transport, f"{self._root}-/uploads/")
         self._plain: BareWriter | Sidecars | None = None
         self._sidecars: Sidecars | None = None
         if write == "put" and metadata == "sidecar":
@@ -219,6 +222,10 @@ class StaticURLStore(AbstractReadOnlyStore):
                 f"key {key!r} is the name of a file with metadata; choose another key"
             )
         return check_http_key(key)
+
+    def _uploads_there(self) -> Uploads | None:
+        usual = self._data_url == f"{self._root}data/"
+        return self._uploads if usual and UPLOADS in self._data.features else None
 
     def _url_of(self, key: str) -> str:
         return self._data_url + quote_key(key)

@@ -16,6 +16,7 @@ from mountcache.backing.files import FileTransport
 from mountcache.backing.freshness import strong_version, validators_from
 from mountcache.backing.http import Answer, Payload, Transport
 from mountcache.backing.resource import not_ours
+from mountcache.backing.uploads import UPLOAD_FROM, Uploads
 from mountcache.backing.wire import LONGEST_HEADER, encode_metadata, is_ours, parse_object
 from mountcache.errors import ConflictError, IntegrityError, StoreError, UpstreamError
 from mountcache.jsonform import spelling
@@ -24,6 +25,8 @@ __all__ = ["Writer", "condition", "conflict", "json_payload", "opened", "send"]
 
 _WRITTEN: Final = (200, 201, 204)
 _LONGEST_PROBLEM: Final = 65536
+_UPLOADS: Final = 2
+"""How often the data of one write is sent ahead."""
 
 
 def send(
@@ -120,6 +123,8 @@ class Writer:
         Who asks.
     data_url, metadata_url, key_url
         Give the URLs of a key: of its data, its metadata, and for DELETE.
+    uploads
+        Gives what sends large data ahead; None if the server takes no such data.
     """
 
     def __init__(
@@ -128,8 +133,10 @@ class Writer:
         data_url: Callable[[str], str],
         metadata_url: Callable[[str], str],
         key_url: Callable[[str], str],
+        uploads: Callable[[], Uploads | None] = lambda: None,
     ) -> None:
         self._transport = transport
+        self._uploads = uploads
         self._data_url = data_url
         self._metadata_url = metadata_url
         self._key_url = key_url
@@ -142,16 +149,51 @@ class Writer:
             return self.set_metadata_if(key, value.metadata, base, op_id)
         payload = opened(value, key)
         headers = {"Content-Type": "application/octet-stream"}
-        if (sha256 := facts_of(value).sha256) is not None:
+        sha256 = facts_of(value).sha256
+        if sha256 is not None:
             headers["Repr-Digest"] = f"sha-256=:{b64encode(bytes.fromhex(sha256)).decode()}:"
-        if "metadata" in parts:
-            text = spelling(value.metadata)
-            header = encode_metadata(text)
-            if len(header) <= LONGEST_HEADER:
-                headers["Mountcache-Metadata"] = header
-            else:
-                payload, headers["Content-Type"] = _related(text.encode(), payload)
+        text = spelling(value.metadata) if "metadata" in parts else None
+        header = None if text is None else encode_metadata(text)
+        short = header is not None and len(header) <= LONGEST_HEADER
+        if header is not None and short:
+            headers["Mountcache-Metadata"] = header
+        beside = None if text is None or short else text.encode()
+        if sha256 is not None and payload.length >= UPLOAD_FROM:
+            named = {**headers, "Mountcache-Upload": sha256}
+            pushed = self._put_upload(key, value, payload.length, base, op_id, named, beside)
+            if pushed is not None:
+                return pushed
+        if beside is not None:
+            payload, headers["Content-Type"] = _related(beside, payload)
         return self._write("PUT", self._data_url(key), key, base, op_id, headers, payload)
+
+    def _put_upload(
+        self,
+        key: str,
+        value: Value,
+        size: int,
+        base: Base,
+        op_id: str,
+        headers: Mapping[str, str],
+        metadata: bytes | None,
+    ) -> Pushed | None:
+        """Send data ahead, and then the write that names it; None if it can't go so."""
+        uploads, sha256 = self._uploads(), headers["Mountcache-Upload"]
+        if uploads is None:
+            return None
+        kind = "application/octet-stream" if metadata is None else "application/json"
+        payload = None if metadata is None else Payload(lambda: io.BytesIO(metadata), len(metadata))
+        headers = {**headers, "Content-Type": kind}
+        for _ in range(_UPLOADS):
+            if not uploads.send(key, value, size, sha256):
+                return None
+            try:
+                return self._write("PUT", self._data_url(key), key, base, op_id, headers, payload)
+            except UpstreamError as error:
+                # 409: another write has taken the upload. 400: it came in pieces of others.
+                if error.status not in (400, 409, 501):
+                    raise
+        return None
 
     def set_metadata_if(
         self, key: str, metadata: Mapping[str, Any], base: Base, op_id: str

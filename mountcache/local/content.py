@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Final, Protocol, Self
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, Self
 
 from mountcache.errors import (
     DirectoryError,
@@ -29,6 +29,9 @@ from mountcache.errors import (
 )
 from mountcache.local.connection import GuardedConnection, failed_to_sync, store_error
 from mountcache.local.planted import value_opener
+
+if TYPE_CHECKING:
+    from mountcache.local.uploads import Uploads
 
 __all__ = [
     "MIN_FILE_SIZE",
@@ -90,6 +93,9 @@ class Files(Protocol):
 
     def create(self, content_id: str) -> tuple[BinaryIO, Path]:
         """Open a new temporary file."""
+
+    def claim(self, path: Path, content_id: str) -> tuple[BinaryIO, Path]:
+        """Make a file of the same file system a temporary one; open it."""
 
     def place(self, temporary: Path, content_id: str) -> str:
         """Move a finished file to where it stays; return its name."""
@@ -173,6 +179,27 @@ class Spool:
         self._temporary: Path | None = None
         self._shelved: tuple[Shelf, int] | None = None
         self._finished = False
+        self._taken: tuple[Path, str] | None = None
+        """Where its file was before, and its digest."""
+
+    def take(self, path: Path, size: int, sha256: str) -> None:
+        """Have a file for all of the bytes; it goes back there unless the spool is adopted.
+
+        Parameters
+        ----------
+        path
+            A file on the file system of the store, which nobody writes any more.
+        size, sha256
+            Its length and digest.
+
+        Raises
+        ------
+        FileNotFoundError
+            If it isn't there.
+        """
+        assert self._files is not None and not self.size
+        self._file, self._temporary = self._files.claim(path, self.content_id)
+        self._taken, self.size = (path, sha256), size
 
     def write(self, data: bytes) -> None:
         """Append `data`.
@@ -223,6 +250,8 @@ class Spool:
     @property
     def sha256(self) -> str:
         """The digest of the bytes so far, 64 hex digits."""
+        if self._taken is not None:
+            return self._taken[1]
         return self._digest.hexdigest()
 
     @property
@@ -263,11 +292,22 @@ class Spool:
         if self.adopted or self._files is None or self._files.token != self.owner:
             return
         filename, self.filename = self.filename, None
-        if filename is not None:
+        if self._taken is not None:
+            self._give_back(filename)
+        elif filename is not None:
             self._files.remove(filename)
         elif self._temporary is not None:
             self._temporary.unlink(missing_ok=True)
         self._temporary = None
+
+    def _give_back(self, filename: str | None) -> None:
+        assert self._taken is not None and self._files is not None
+        there = self._temporary if filename is None else self._files.path(filename)
+        assert there is not None
+        if self._taken[0].exists():
+            there.unlink(missing_ok=True)
+        else:
+            there.rename(self._taken[0])
 
     def __enter__(self) -> Self:
         return self
@@ -319,6 +359,10 @@ class Content(Protocol):
     @property
     def incarnation(self) -> str:
         """Names the store, and never its copy or a restored backup."""
+
+    @property
+    def uploads(self) -> Uploads | None:
+        """What others are still sending; None if it has no place for that."""
 
     def connection(self) -> GuardedConnection:
         """Return this thread's connection, in autocommit; ask again after a fork."""
@@ -415,6 +459,7 @@ class DatabaseContent(ABC):
     """
 
     readonly = False
+    uploads: Uploads | None = None
 
     def __init__(self, where: str) -> None:
         self.where = where

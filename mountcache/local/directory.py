@@ -151,7 +151,7 @@ def check_file_system(path: Path, kind: str) -> None:
 
 def check_names(path: Path) -> set[str]:
     """Return the names in a directory; DirectoryError if one that a store uses leads elsewhere."""
-    return check_entries(path, (*_ROOMS, "live"))
+    return check_entries(path, (*_ROOMS, "live", "uploads"))
 
 
 def _reason(error: Exception) -> str:

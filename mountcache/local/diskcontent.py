@@ -45,8 +45,9 @@ from mountcache.local.content import (
 from mountcache.local.forking import watch
 from mountcache.local.liveness import FileLock, Liveness, ReadOnlyLock, collect
 from mountcache.local.migrating import migrate
-from mountcache.local.planted import value_opener
+from mountcache.local.planted import open_own, value_opener
 from mountcache.local.schema import APPLICATION_ID, FORMAT
+from mountcache.local.uploads import Uploads
 
 __all__ = ["DiskContent", "Durability", "Shared"]
 
@@ -118,6 +119,8 @@ class DiskContent(DatabaseContent):
         self._mode: places.Mode = "mode=rw"
         self._cache: StoreCache | None = None
         self.readonly = not places.claim(self.directory, file_system)
+        if not self.readonly:
+            self.uploads = Uploads(self.directory / "uploads", self.free_bytes)
         with places.translated(self.directory):
             self._open()
         watch(self)
@@ -376,6 +379,12 @@ class DiskContent(DatabaseContent):
             raise ReadOnlyStoreError(f"{self.directory} can only be read here")
         path = self.directory / "tmp" / content_id
         return open(rights.create(path), "w+b"), path
+
+    def claim(self, path: Path, content_id: str) -> tuple[BinaryIO, Path]:
+        """Make a file a temporary one, as `Files` asks."""
+        temporary = self.directory / "tmp" / content_id
+        os.rename(path, temporary)
+        return open(open_own(temporary, os.O_RDWR), "r+b"), temporary
 
     def place(self, temporary: Path, content_id: str) -> str:
         """Move a finished file to where it stays, as `Files` asks."""

@@ -52,6 +52,7 @@ from mountcache.local.decide import (
 )
 from mountcache.local.records import ABSENT_BASE, BaseOf, Edit, Op, Row, Taken, Why
 from mountcache.local.rows import base_columns, norm_of
+from mountcache.local.uploads import Arrived
 from mountcache.local.view import matcher, view
 
 __all__ = ["Announce", "AppliedMeanwhileError", "Staging", "next_seq", "result_base"]
@@ -284,11 +285,16 @@ class Staging:
             with StoreProgress(announce.store, message, key=announce.key) as progress:
                 # What else a transaction stages is counted at its end.
                 room = self.catalog.staged_room(key)
-                for chunk in chunks(data, buffer_size):
-                    if room is not None and spool.size + len(chunk) > room:
+                if isinstance(data, Arrived) and data.is_large:
+                    if room is not None and data.size > room:
                         raise self.catalog.too_much_staged(self.catalog.state("staged_bytes"))
-                    spool.write(chunk)
-                    progress.step(spool.size)
+                    data.take(spool)
+                else:
+                    for chunk in chunks(data, buffer_size):
+                        if room is not None and spool.size + len(chunk) > room:
+                            raise self.catalog.too_much_staged(self.catalog.state("staged_bytes"))
+                        spool.write(chunk)
+                        progress.step(spool.size)
                 # In any case: a row that outlives a power cut mustn't name torn bytes.
                 spool.finish(True)
             make = _write(announce, base, (spool.sha256, spool.size), meta, merge)

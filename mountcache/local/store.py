@@ -41,6 +41,7 @@ from mountcache.local.lending import lent
 from mountcache.local.listing import with_known
 from mountcache.local.records import Edit, Limits, StoredRecord
 from mountcache.local.staging import Announce, Staging
+from mountcache.local.uploads import Uploads
 from mountcache.local.value import Snapshot
 from mountcache.local.view import PAGE, matcher
 from mountcache.locks import Lock
@@ -257,6 +258,11 @@ class LocalStore(AbstractStore):
     def revalidate(self, key: str, validators: str) -> NotModified | Value:
         value = self.get(key)
         return NotModified(value.facts) if value.version == validators else value
+
+    @property
+    def uploads(self) -> Uploads | None:
+        """What others are still sending to this store; None if it has no place for that."""
+        return self.catalog.content.uploads
 
     def done(self, op_id: str) -> Pushed | None:
         """Return the answer to a write that was applied before under this operation id."""

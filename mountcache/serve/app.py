@@ -28,6 +28,7 @@ from mountcache.errors import IntegrityError
 from mountcache.jsonform import METADATA_LIMIT
 from mountcache.serve.answers import Answer, answer_to, problem_of
 from mountcache.serve.batch import BATCH_LIMIT, apply_batch, read_batch
+from mountcache.serve.batch import FEATURE as BATCH_IDS
 from mountcache.serve.body import Body
 from mountcache.serve.conditions import Conditions, read_verdict
 from mountcache.serve.doors import Doors
@@ -37,6 +38,8 @@ from mountcache.serve.reading import read_data, read_metadata
 from mountcache.serve.served import AsksUpstream, Served
 from mountcache.serve.shown import How, told
 from mountcache.serve.threads import Threads
+from mountcache.serve.uploads import FEATURE as UPLOADS
+from mountcache.serve.uploads import add_to_upload, look_at_upload, remove_upload
 from mountcache.serve.wire import (
     Problem,
     Target,
@@ -125,16 +128,20 @@ class StoreApp:
             self._bodies.discard(body)
 
     async def _answer(self, scope: Scope, headers: Mapping[str, str], body: Body) -> Answer:
-        key, proxied = "", False
+        key, proxied, features = "", False, BATCH_IDS
         try:
             self._check(scope, headers)
             store, path = self._store_at(scope["raw_path"])
+            if store.uploads is not None:
+                features = f"{BATCH_IDS}, {UPLOADS}"
             target = target_of(path, scope["method"])
             key, proxied = target.key, isinstance(store, AsksUpstream)
+            if target.kind == "upload":
+                # Also what only looks: who may write alone is told what others send.
+                self._doors.check("PATCH", headers)
             answer = await self._routed(store, scope, target, headers, body)
             if proxied and scope["method"] not in ("GET", "HEAD"):
                 answer.headers["Mountcache-Staged"] = "1"
-            return answer
         except Exception as error:
             problem = problem_of(error, key, proxied=proxied)
             if problem is None:
@@ -142,7 +149,9 @@ class StoreApp:
                 problem = Problem(
                     500, "internal", "The server failed", "the server failed; its log says why"
                 )
-            return answer_to(problem)
+            answer = answer_to(problem)
+        answer.headers["Mountcache-Features"] = features
+        return answer
 
     def _check(self, scope: Scope, headers: Mapping[str, str]) -> None:
         if sum(len(name) + len(text) for name, text in scope["headers"]) > _HEADER_LIMIT:
@@ -197,7 +206,15 @@ class StoreApp:
                 )
             case "data" | "metadata", "GET" | "HEAD":
                 return await self._read(store, target, headers, method)
+            case "upload", "HEAD":
+                return await self._reading(lambda: look_at_upload(store, key))
+            case "upload", "PATCH":
+                return await self._writing(lambda: add_to_upload(store, key, headers, body))
+            case "upload", _:
+                return await self._writing(lambda: remove_upload(store, key))
             case "data", "PUT":
+                if "mountcache-upload" in headers:
+                    body.limit = METADATA_LIMIT
                 return await self._writing(lambda: put_data(store, key, headers, body))
             case "metadata", "PUT":
                 body.limit = METADATA_LIMIT
@@ -343,12 +360,7 @@ def _said(answer: Answer, value: Value, how: How) -> Answer:
     return replace(answer, headers=answer.headers | told(value, how), waits=waits)
 
 
-_COMMON = {
-    "Mountcache": "1",
-    "Mountcache-Features": "batch-ids",
-    "Server": "mountcache",
-    "Cache-Control": "no-cache",
-}
+_COMMON = {"Mountcache": "1", "Server": "mountcache", "Cache-Control": "no-cache"}
 
 
 def _joined(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

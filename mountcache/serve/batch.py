@@ -21,7 +21,10 @@ from mountcache.serve.served import Served
 from mountcache.serve.wire import Problem, bad, conflict, operation_id
 from mountcache.serve.writing import operation_reused, scoped
 
-__all__ = ["BATCH_LIMIT", "Operation", "apply_batch", "read_batch"]
+__all__ = ["BATCH_LIMIT", "FEATURE", "Operation", "apply_batch", "read_batch"]
+
+FEATURE = "batch-ids"
+"""What a server says that remembers each write of a batch by its operation id."""
 
 BATCH_LIMIT = 64 * 1048576
 """Bytes that the body of a batch may have."""

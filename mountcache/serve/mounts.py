@@ -25,6 +25,7 @@ from mountcache.errors import ConflictError, StoreUnavailableError
 from mountcache.jsonform import parse, spelling
 from mountcache.local.listing import Known, with_known
 from mountcache.local.records import StoredRecord
+from mountcache.local.uploads import Uploads
 from mountcache.local.value import Snapshot
 from mountcache.local.view import matcher
 from mountcache.mounted import MountedStore
@@ -256,6 +257,11 @@ class ServedMount:
             expected=named,
             found=found,
         )
+
+    @property
+    def uploads(self) -> Uploads | None:
+        """What others are still sending to the mount; None if it has no place for that."""
+        return self._store.mount.catalog.content.uploads
 
     def done(self, op_id: str) -> Pushed | None:
         """Return the answer to a write that was staged before under this operation id."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from mountcache.abc import Base, Pushed, Readable, Value
 from mountcache.local.records import StoredRecord
+from mountcache.local.uploads import Uploads
 
 __all__ = ["AsksUpstream", "Served"]
 
@@ -35,6 +36,10 @@ class Served(Protocol):
 
     def revision(self) -> str:
         """Return what changes with every change of the store."""
+
+    @property
+    def uploads(self) -> Uploads | None:
+        """What others are still sending to the store; None if it has no place for that."""
 
     def done(self, op_id: str) -> Pushed | None:
         """Return the answer to a write that was applied before under this operation id."""

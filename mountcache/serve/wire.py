@@ -47,7 +47,7 @@ METADATA_HEADER_LIMIT = 4096
 """Characters of ``Mountcache-Metadata``; longer metadata travels in a body of its own."""
 
 Part = Literal["data", "metadata", "auth"]
-Kind = Literal["data", "metadata", "auth", "key", "index", "query", "batch", "health"]
+Kind = Literal["data", "metadata", "auth", "key", "index", "query", "batch", "health", "upload"]
 
 
 class Problem(Exception):
@@ -166,7 +166,12 @@ def target_of(raw_path: bytes, method: str) -> Target:
     return target
 
 
+_UPLOAD = re.compile(r"/-/uploads/([0-9a-f]{64})")
+
+
 def _target_under(path: str, method: str) -> Target | None:
+    if (upload := _UPLOAD.fullmatch(path)) is not None:
+        return Target("upload", upload[1], ("HEAD", "PATCH", "DELETE"))
     if path.startswith("/data/"):
         return Target("data", _key(path[6:]), ("GET", "HEAD", "PUT", "DELETE"))
     if not path.startswith("/keys/"):

@@ -13,6 +13,7 @@ from mountcache.serve.answers import Answer
 from mountcache.serve.body import Body, Hashed, MultipartReader, media_type
 from mountcache.serve.conditions import Conditions, base_of
 from mountcache.serve.served import Served
+from mountcache.serve.uploads import arrived, check_upload_name
 from mountcache.serve.wire import (
     Problem,
     bad,
@@ -43,6 +44,8 @@ def put_data(store: Served, key: str, headers: Mapping[str, str], body: Body) ->
         The body of the request.
     """
     _refuse_encoded(headers)
+    if (named := headers.get("mountcache-upload")) is not None:
+        return _put_upload(store, key, named, headers, body)
     data, metadata = _read_put(headers, body)
     base = base_of(Conditions.of(headers), key, lambda: _current(store, key))
     created = base is ABSENT or (base is None and not store.exists(key))
@@ -56,6 +59,44 @@ def put_data(store: Served, key: str, headers: Mapping[str, str], body: Body) ->
     ):
         raise operation_reused(key)
     return _written(pushed, created=created)
+
+
+def _put_upload(
+    store: Served, key: str, named: str, headers: Mapping[str, str], body: Body
+) -> Answer:
+    """Replace the data of a key by an upload, and its metadata where the request brings some."""
+    check_upload_name(named, headers)
+    metadata = _metadata_beside(headers, body)
+    op = _scoped(headers, "PUT", key)
+    # After the first time the upload has gone.
+    pushed = store.done(op) if op else None
+    created = False
+    if pushed is None:
+        base = base_of(Conditions.of(headers), key, lambda: _current(store, key))
+        created = base is ABSENT or (base is None and not store.exists(key))
+        parts = frozenset({"data"} if metadata is None else {"data", "metadata"})
+        with arrived(store, named, headers) as data:
+            pushed = store.set_if(key, (data, metadata or {}), base, op, parts=parts)
+    if (
+        pushed.replayed
+        and metadata is not None
+        and pushed.version != content_version(named, metadata)
+    ):
+        raise operation_reused(key)
+    created = created or headers.get("if-none-match") == "*"
+    return _written(pushed, created=created)
+
+
+def _metadata_beside(headers: Mapping[str, str], body: Body) -> dict[str, Any] | None:
+    """Return the metadata that come with the name of an upload."""
+    packed = headers.get("mountcache-metadata")
+    if media_type(headers.get("content-type"))[0] == "application/json":
+        if packed is not None:
+            raise bad("metadata is in Mountcache-Metadata or in the body, not both")
+        return parse_metadata(_whole(body), "the body")
+    if _whole(body):
+        raise bad("with Mountcache-Upload the body is empty, or metadata as application/json")
+    return None if packed is None else decode_metadata(packed)
 
 
 def operation_reused(key: str) -> Problem:
