@@ -477,7 +477,7 @@ def test_what_was_sent_is_looked_after(
 def test_orders_that_make_no_sense(store: MountedStore) -> None:
     store.set("a", StringValue(b"mine", {}))
     with pytest.raises(ConfigurationError, match="no policy for conflicts"):
-        sync.push(store, on_conflict="mine")
+        sync.push(store, on_conflict="perhaps")
     with pytest.raises(ValueError, match="at least 1 worker"):
         sync.push(store, workers=0)
     with pytest.raises(ConfigurationError, match="no way to work offline"):
@@ -493,7 +493,7 @@ def test_policy_that_answers_nonsense_leaves_the_edit(
     store.to_bytes("a")
     store.set("a", StringValue(b"mine", {}))
     repository.set("a", StringValue(b"theirs", {}))
-    (result,) = sync.push(store, on_conflict=lambda conflict: "mine").results
+    (result,) = sync.push(store, on_conflict=lambda conflict: "perhaps").results
     assert result.outcome == "failed"
     assert "no policy for conflicts" in result.message
     assert [edit.key for edit in store.staged()] == ["a"]
