@@ -556,7 +556,7 @@ def test_push_says_what_became_of_a_group(
     repository.set("moved", StringValue(b"a stranger's", {}))
     refused = shell("push", "--marker", "done")
     assert refused.code == 2
-    assert "none: a group of 2, as one change" in refused.text
+    assert "none: a group: 2 keys, as one change" in refused.text
     assert "skipped: done" in refused.text
     repository.delete("moved")
     pushed = shell("push", "--json", "--marker", "done")

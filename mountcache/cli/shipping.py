@@ -216,7 +216,8 @@ def _tell_report(report: PushReport, *, as_json: bool) -> None:
 def _tell_group(group: GroupResult) -> None:
     """Tell what became of what belongs together."""
     how = "as one change" if group.together else "key by key"
-    tell(f"{group.outcome}: a group of {len(group.keys):,}, {how} ({one_line(group.keys[0])}, ...)")
+    name = "a group" if group.name is None else one_line(group.name)
+    tell(f"{group.outcome}: {name}: {len(group.keys):,} keys, {how} ({one_line(group.keys[0])}...)")
     if group.message:
         tell(f"   {one_line(group.message)}")
 
@@ -226,6 +227,7 @@ def _group(group: GroupResult | None) -> dict[str, Any] | None:
         return None
     return {
         "number": group.group,
+        "name": group.name,
         "outcome": group.outcome,
         "together": group.together,
         "message": group.message,

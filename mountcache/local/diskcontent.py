@@ -154,6 +154,8 @@ class DiskContent(DatabaseContent):
                 lock.release()
         self.incarnation, self.named = found.incarnation, found.named
         self._collect(anyway=False)
+        if self.uploads is not None:
+            self.uploads.collect()
 
     def _bring_up(self, found: places.Found) -> places.Found:
         """Bring the tables of an earlier version to the newest format.

@@ -122,6 +122,10 @@ class Uploads:
                     found.append(Upload(named[1], int(named[2]), seen.st_size))
         return found
 
+    def collect(self) -> None:
+        """Let go of those that nobody went on with for a day."""
+        self._all()
+
     def _path(self, upload: Upload) -> Path:
         return self._directory / f"{upload.sha256}.{upload.length}"
 

@@ -164,7 +164,7 @@ def push_mount(
         mount.journal.abandon_dead()
         wanted = keys if keys is None or marker is None else [*keys, marker]
         found = chosen(mount, wanted)
-        planned = _whole_groups(mount, found, wanted)
+        planned, names = _whole_groups(mount, found, wanted), mount.catalog.group_names()
         edits = [edit for edit in found if not edit.held]
         last = _last(mount, edits, marker)
         reasons = _refused(mount, edits, keys, max_delete, refuse)
@@ -184,7 +184,7 @@ def push_mount(
         results += run.all(_groups(edit for edit in edits if edit is not last))
         if last is not None and last in edits:
             results += run.last(last, results)
-    groups = _group_results(mount, planned, results, run.together)
+    groups = _group_results(mount, names, planned, results, run.together)
     return PushReport(tuple(sorted(results, key=lambda each: each.key)), groups)
 
 
@@ -286,6 +286,7 @@ def _in_order(edits: Iterable[Edit]) -> list[Edit]:
 
 def _group_results(
     mount: Mount,
+    names: Mapping[int, str],
     planned: Mapping[int, Sequence[Edit]],
     results: Iterable[PushResult],
     together: Mapping[int, Together],
@@ -302,6 +303,7 @@ def _group_results(
         found.append(
             GroupResult(
                 group,
+                names.get(group),
                 tuple(key for key in keys if key in outcomes),
                 "complete" if all(done) else "partial" if any(done) else "none",
                 sent is not None and not sent.one_by_one,
@@ -406,8 +408,9 @@ class _Run:
                 if edit.key not in results:
                     results[edit.key] = self._not_sent(edit, sent.error)
         if not sent.one_by_one:
-            for result in results.values():
-                self._note(result)
+            # All of them met the same thing, once.
+            error = next((each.error for each in results.values() if each.error), None)
+            self._note(PushResult("", "failed" if error else "pushed", error=error))
         return results
 
     def _waiting(self, edit: Edit, before: dict[str, PushResult]) -> PushResult | None:

@@ -125,6 +125,8 @@ class GroupResult:
 
     group: int
     """Its number: `StagedEdit.group`."""
+    name: str | None
+    """Its name, if it was given one."""
     keys: tuple[str, ...]
     """Those that this push was about, in the order of sending."""
     outcome: Literal["complete", "partial", "none"]

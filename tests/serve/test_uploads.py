@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from mountcache.local import uploads
+from mountcache.local.backup import backup
 from mountcache.local.disk import DiskCacheStore
+from mountcache.local.doctor import examine
 from mountcache.local.memory import MemoryStore
 from mountcache.serve import Origin, OriginProcess
 from tests.serve.client import JSON, Client, Reply, tag, version
@@ -388,3 +390,25 @@ def test_a_store_without_a_directory_takes_none(store: DiskCacheStore) -> None:
         assert send(call, DATA).status == 501
         assert name(call, "k").status == 501
         assert call.get("k").status == 404
+
+
+def test_an_old_upload_goes_when_the_store_is_opened(
+    call: Client, store: DiskCacheStore, tmp_path: Path
+) -> None:
+    send(call, DATA[:HALF])
+    (path,) = (tmp_path / "store" / "uploads").iterdir()
+    past = time.time() - uploads.AGE - 1
+    os.utime(path, (past, past))
+    with DiskCacheStore(tmp_path / "store"):
+        assert kept(tmp_path) == []
+
+
+def test_an_upload_is_no_damage_and_no_part_of_a_backup(
+    call: Client, store: DiskCacheStore, tmp_path: Path
+) -> None:
+    call.put("k", b"data", {})
+    send(call, DATA[:HALF])
+    backup(tmp_path / "store", tmp_path / "saved")
+    assert not (tmp_path / "saved" / "uploads").exists()
+    assert list(examine(tmp_path / "store")) == []
+    assert offset_of(call("HEAD", _path())) == HALF
