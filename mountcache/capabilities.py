@@ -19,6 +19,7 @@ __all__ = [
     "ABSENT",
     "Absent",
     "Base",
+    "BatchLimits",
     "Enforced",
     "Facts",
     "Grade",
@@ -157,6 +158,16 @@ class Write:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """How large a batch may be."""
+
+    size: int
+    """Bytes of its writes in all."""
+    ahead: int | None = None
+    """Bytes from which on data is sent ahead, and doesn't count; None: all of it counts."""
+
+
+@dataclass(frozen=True, slots=True)
 class IndexReading:
     """An index on its way in. Use up `entries`, or close it."""
 
@@ -276,8 +287,8 @@ class SupportsProbing(Protocol):
 class SupportsBatch(Protocol):
     """A store some of whose servers take several conditional writes as one change."""
 
-    def batch_limit(self) -> int | None:
-        """Return how many bytes the body of a batch may have; None if none is taken."""
+    def batch_limits(self) -> BatchLimits | None:
+        """Return how large a batch may be; None if none is taken."""
 
     def write_batch(self, writes: Sequence[Write]) -> list[Pushed]:
         """Carry out all writes, or none. Each op_id is remembered as of a write alone.

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mountcache import sync
 from mountcache.abc import AbstractReadOnlyStore
+from mountcache.backing import dynamic as backing
 from mountcache.backing.uploads import UPLOAD_FROM
 from mountcache.local import uploads
 from mountcache.local.disk import DiskCacheStore
@@ -331,3 +332,62 @@ def test_memory_stays_flat_at_both_ends(tmp_path: Path) -> None:
             tracemalloc.stop()
         assert peak < 4 * MIB
         assert _peak(origin.pid) - before < 32 * MIB
+
+
+# -- what belongs together ---------------------------------------------------------------------
+
+
+def stage_group(store: MountedStore) -> dict[str, bytes]:
+    wanted = {"one": DATA, "two": DATA[::-1], "three": b"small"}
+    with store.transaction("a large change set"):
+        for key, data in wanted.items():
+            store.set(key, StringValue(data, {}))
+    return wanted
+
+
+def test_a_large_group_is_one_change_all_the_same(
+    store: MountedStore,
+    repository: DiskCacheStore,
+    counted: list[Counted],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backing, "BATCH_LIMIT", MIB)
+    wanted = stage_group(store)
+    report = sync.push(store)
+    assert [(group.outcome, group.together) for group in report.groups] == [("complete", True)]
+    assert set(counted[0].writes) == {"PATCH /-/", "POST /batch"}
+    assert counted[0].writes[-1] == "POST /batch"
+    assert {key: repository.to_bytes(key) for key in wanted} == wanted
+    assert kept(tmp_path) == []
+
+
+def test_a_large_group_that_was_cut_goes_on_where_it_was(
+    relay: Relay, repository: DiskCacheStore, tmp_path: Path
+) -> None:
+    with mounted(tmp_path / "here", dynamic(relay.url)) as store:
+        wanted = stage_group(store)
+    pushing: list[subprocess.Popen[bytes]] = []
+    relay.on_cut = lambda: (pushing[0].kill(), pushing[0].wait())
+    relay.cut_after = len(DATA) + CUT
+    pushing.append(
+        subprocess.Popen([sys.executable, "-c", PUSH, tmp_path / "here", relay.url], cwd=ROOT)
+    )
+    assert pushing[0].wait() == -9
+    assert list(repository.query_keys()) == []
+    with mounted(tmp_path / "here", dynamic(relay.url)) as store:
+        report = sync.push(store)
+        assert [(group.outcome, group.together) for group in report.groups] == [("complete", True)]
+    assert {key: repository.to_bytes(key) for key in wanted} == wanted
+    assert relay.sent <= 2 * len(DATA) + IN_FLIGHT
+
+
+def test_the_same_large_bytes_under_two_keys_are_one_change(
+    store: MountedStore, repository: DiskCacheStore
+) -> None:
+    with store.transaction("twice the same"):
+        for key in ("one", "two"):
+            store.set(key, StringValue(DATA, {}))
+    report = sync.push(store)
+    assert [(group.outcome, group.together) for group in report.groups] == [("complete", True)]
+    assert repository.to_bytes("one") == repository.to_bytes("two") == DATA

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from mountcache.abc import ABSENT, Pushed, Readable, Write, facts_of
@@ -15,6 +15,7 @@ from mountcache.backing.files import FileTransport
 from mountcache.backing.freshness import Validators
 from mountcache.backing.http import Answer, Payload, Transport
 from mountcache.backing.resource import not_ours
+from mountcache.backing.uploads import UPLOAD_FROM, Uploads
 from mountcache.backing.wire import is_ours, parse_object
 from mountcache.backing.writing import conflict, opened
 from mountcache.errors import IntegrityError, StoreError, UpstreamError
@@ -30,6 +31,8 @@ BATCH_LIMIT: Final = 64 * 1048576
 
 _LONGEST_ANSWER: Final = 64 * 1048576
 _LONGEST_PROBLEM: Final = 65536
+_UPLOADS: Final = 2
+"""How often the data of one batch is sent ahead."""
 _OPS: Final = {"put": "put", "meta": "put-metadata", "del": "delete"}
 
 
@@ -42,16 +45,52 @@ class Batches:
         Who asks.
     url
         Where batches go.
+    uploads
+        Gives what sends large data ahead; None if the server takes no such data.
     """
 
-    def __init__(self, transport: Transport | FileTransport, url: str) -> None:
+    def __init__(
+        self,
+        transport: Transport | FileTransport,
+        url: str,
+        uploads: Callable[[], Uploads | None] = lambda: None,
+    ) -> None:
         self._transport = transport
         self._url = url
+        self._uploads = uploads
 
     def write(self, writes: Sequence[Write]) -> list[Pushed]:
         """See `SupportsBatch.write_batch`."""
+        for _ in range(_UPLOADS - 1):
+            ahead = self._sent_ahead(writes)
+            try:
+                return self._write(writes, ahead)
+            except UpstreamError as error:
+                # 409: another write has taken an upload. 400: it came in pieces of others.
+                if not ahead or error.status not in (400, 409):
+                    raise
+        return self._write(writes, self._sent_ahead(writes))
+
+    def _sent_ahead(self, writes: Sequence[Write]) -> dict[str, str]:
+        """Send large data ahead; return the digest of that of each key."""
+        uploads = self._uploads()
+        sent: dict[str, str] = {}
+        if uploads is None:
+            return sent
+        for write in writes:
+            if write.kind != "put" or write.value is None:
+                continue
+            size, sha256 = write.value.size or 0, facts_of(write.value).sha256
+            # Of several keys with the same bytes only one can have the upload.
+            if size < UPLOAD_FROM or sha256 is None or sha256 in sent.values():
+                continue
+            if uploads.send(write.key, write.value, size, sha256):
+                sent[write.key] = sha256
+        return sent
+
+    def _write(self, writes: Sequence[Write], ahead: Mapping[str, str]) -> list[Pushed]:
         what = f"a batch of {len(writes):,} keys"
-        payload, kind = _body(writes)
+        payload, kind = _body(writes, ahead)
         answer = self._transport.request(
             "POST", self._url, what, headers={"Content-Type": kind}, payload=payload,
             accept=(200, 404, 412), repeatable=True,
@@ -102,11 +141,15 @@ def _results(writes: Sequence[Write], answer: Answer, what: str) -> list[Pushed]
     ]
 
 
-def _body(writes: Sequence[Write]) -> tuple[Payload, str]:
+def _body(writes: Sequence[Write], ahead: Mapping[str, str]) -> tuple[Payload, str]:
     """Return writes as a multipart/related body (RFC 2387), and its media type."""
     boundary = uuid.uuid4().hex
-    datas = [(each.key, opened(each.value, each.key)) for each in writes if each.kind == "put"]
-    document = f'{{"operations": [{", ".join(_operations(writes))}]}}'.encode()
+    datas = [
+        (each.key, opened(each.value, each.key))
+        for each in writes
+        if each.kind == "put" and each.key not in ahead
+    ]
+    document = f'{{"operations": [{", ".join(_operations(writes, ahead))}]}}'.encode()
     head = f"--{boundary}\r\nContent-Type: application/json\r\n\r\n".encode() + document
     before = f"\r\n--{boundary}\r\nContent-Type: application/octet-stream\r\n\r\n".encode()
     tail = f"\r\n--{boundary}--\r\n".encode()
@@ -124,7 +167,7 @@ def _body(writes: Sequence[Write]) -> tuple[Payload, str]:
     return Payload(lambda: _Chain(pieces()), length), kind
 
 
-def _operations(writes: Sequence[Write]) -> Iterator[str]:
+def _operations(writes: Sequence[Write], ahead: Mapping[str, str]) -> Iterator[str]:
     part = 0
     for write in writes:
         asked: dict[str, Any] = {"op": _OPS[write.kind], "key": write.key, "id": write.op_id}
@@ -132,7 +175,9 @@ def _operations(writes: Sequence[Write]) -> Iterator[str]:
             asked["if_none_match"] = True
         elif write.base is not None:
             asked["if_match"] = write.base
-        if write.kind == "put":
+        if write.key in ahead:
+            asked["upload"] = ahead[write.key]
+        elif write.kind == "put":
             part += 1
             asked["part"] = part
             assert write.value is not None

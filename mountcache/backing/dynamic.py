@@ -18,6 +18,7 @@ from mountcache.abc import (
     ABSENT,
     AbstractAuthorizingStore,
     Base,
+    BatchLimits,
     IndexReading,
     NotModified,
     Pushed,
@@ -36,7 +37,7 @@ from mountcache.backing.index import entries_of_lines
 from mountcache.backing.pair import Pairs
 from mountcache.backing.resource import Data, RemoteValue, ask_again
 from mountcache.backing.tls import TLS
-from mountcache.backing.uploads import UPLOADS, Uploads
+from mountcache.backing.uploads import UPLOAD_FROM, UPLOADS, Uploads
 from mountcache.backing.urls import check_url
 from mountcache.backing.wire import decode_metadata, is_ours, parse_object
 from mountcache.backing.writing import Writer, json_payload, send
@@ -142,7 +143,9 @@ class DynamicURLStore(AbstractAuthorizingStore):
             self._uploads_there,
         )
         root = self._root()
-        self._batches = None if root is None else Batches(self._transport, f"{root}batch")
+        self._batches = (
+            None if root is None else Batches(self._transport, f"{root}batch", self._uploads_there)
+        )
         self._uploads = None if root is None else Uploads(self._transport, f"{root}-/uploads/")
         self._pairs = Pairs(self._data, lambda key: self._url(key, "metadata"), self._url)
 
@@ -383,10 +386,11 @@ class DynamicURLStore(AbstractAuthorizingStore):
             self._data.note(answer.headers)
         return bool(self._data.ours)
 
-    def batch_limit(self) -> int | None:
-        """Return how many bytes a batch may have; None if the server takes none; asks it."""
+    def batch_limits(self) -> BatchLimits | None:
+        """Return how large a batch may be; None if the server takes none; asks it."""
         takes = self._batches is not None and self.enforces() and BATCH_IDS in self._data.features
-        return BATCH_LIMIT if takes else None
+        ahead = UPLOAD_FROM if self._uploads_there() is not None else None
+        return BatchLimits(BATCH_LIMIT, ahead) if takes else None
 
     def write_batch(self, writes: Sequence[Write]) -> list[Pushed]:
         """Write several keys, all or none; see `SupportsBatch`."""

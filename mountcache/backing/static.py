@@ -13,6 +13,7 @@ from mountcache.abc import (
     ABSENT,
     AbstractReadOnlyStore,
     Base,
+    BatchLimits,
     Enforced,
     IndexReading,
     NotModified,
@@ -30,7 +31,7 @@ from mountcache.backing.index import entries_of_object
 from mountcache.backing.plain import SIDECAR, BareWriter, Sidecars
 from mountcache.backing.resource import Data, RemoteValue, ask_again
 from mountcache.backing.tls import TLS
-from mountcache.backing.uploads import UPLOADS, Uploads
+from mountcache.backing.uploads import UPLOAD_FROM, UPLOADS, Uploads
 from mountcache.backing.urls import check_url
 from mountcache.backing.wire import decode_metadata, is_ours, parse_object
 from mountcache.backing.writing import Writer
@@ -147,7 +148,7 @@ class StaticURLStore(AbstractReadOnlyStore):
             self._url_of,
             self._uploads_there,
         )
-        self._batches = Batches(self._transport, f"{self._root}batch")
+        self._batches = Batches(self._transport, f"{self._root}batch", self._uploads_there)
         self._uploads = Uploads(self._transport, f"{self._root}-/uploads/")
         self._plain: BareWriter | Sidecars | None = None
         self._sidecars: Sidecars | None = None
@@ -480,11 +481,12 @@ class StaticURLStore(AbstractReadOnlyStore):
             self._data.note(answer.headers)
         return bool(self._data.ours)
 
-    def batch_limit(self) -> int | None:
-        """Return how many bytes a batch may have; None if the server takes none; asks it."""
+    def batch_limits(self) -> BatchLimits | None:
+        """Return how large a batch may be; None if the server takes none; asks it."""
         usual = self._data_url == f"{self._root}data/"
         takes = usual and self.enforces() and BATCH_IDS in self._data.features
-        return BATCH_LIMIT if takes else None
+        ahead = UPLOAD_FROM if self._uploads_there() is not None else None
+        return BatchLimits(BATCH_LIMIT, ahead) if takes else None
 
     def write_batch(self, writes: Sequence[Write]) -> list[Pushed]:
         """Write several keys, all or none; see `SupportsBatch`."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mountcache.abc import ABSENT, Base, Pushed
+from mountcache.abc import ABSENT, Base, Pushed, Readable
 from mountcache.errors import ConflictError, InvalidKeyError
 from mountcache.jsonform import content_version, spelling
 from mountcache.keys import check_http_key
@@ -18,6 +18,7 @@ from mountcache.local.staging import AppliedMeanwhileError
 from mountcache.serve.answers import absent
 from mountcache.serve.body import Body, MultipartReader, media_type
 from mountcache.serve.served import Served
+from mountcache.serve.uploads import arrived, check_upload_name
 from mountcache.serve.wire import Problem, bad, conflict, operation_id
 from mountcache.serve.writing import operation_reused, scoped
 
@@ -29,7 +30,7 @@ FEATURE = "batch-ids"
 BATCH_LIMIT = 64 * 1048576
 """Bytes that the body of a batch may have."""
 
-_FIELDS = {"op", "key", "metadata", "if_match", "if_none_match", "part", "sha256", "id"}
+_FIELDS = {"op", "key", "metadata", "if_match", "if_none_match", "part", "sha256", "id", "upload"}
 _TRIES = 3
 
 
@@ -46,6 +47,8 @@ class Operation:
     """Digest of the data."""
     op_id: str = ""
     """Names the write as the store remembers it; "" if nothing does."""
+    uploaded: bool = False
+    """Whether the data is an upload."""
 
 
 def read_batch(body: Body, content_type: str | None) -> list[Operation]:
@@ -93,7 +96,7 @@ def _operations(text: bytes, datas: list[bytes]) -> list[Operation]:
         if each.key in keys:
             raise bad(f"the batch names {each.key!r} twice")
         keys.add(each.key)
-    parts = sorted(each["part"] for each in asked if each["op"] == "put")
+    parts = sorted(each["part"] for each in asked if each["op"] == "put" and "part" in each)
     if parts != list(range(1, len(datas) + 1)):
         raise bad(f"the batch has {len(datas)} data parts, but its puts name {parts}")
     return found
@@ -110,7 +113,12 @@ def _operation(asked: Any, number: int, datas: list[bytes]) -> Operation:
     except InvalidKeyError as error:
         raise bad(f"{where}: {error}") from None
     part, metadata = asked.get("part"), asked.get("metadata")
-    if asked["op"] == "put":
+    upload = asked.get("upload")
+    if upload is not None:
+        if asked["op"] != "put" or "part" in asked or "sha256" in asked:
+            raise bad(f'{where} has "upload": the sha256 of a put\'s data, and nothing else of it')
+        check_upload_name(str(upload), {})
+    elif asked["op"] == "put":
         if type(part) is not int or not 1 <= part <= len(datas):
             raise bad(f'{where} needs "part": the number of its data part, counted from 1')
     elif part is not None:
@@ -127,7 +135,10 @@ def _operation(asked: Any, number: int, datas: list[bytes]) -> Operation:
     if not isinstance(named, str):
         raise bad(f'{where}: "id" is an operation id, as an Idempotency-Key is one')
     op_id = scoped(operation_id(named or None), _VERBS[asked["op"]], key)
-    return Operation(asked["op"], key, _base(asked, where), metadata, data, sha256, op_id)
+    return Operation(
+        asked["op"], key, _base(asked, where), metadata, data, upload or sha256, op_id,
+        uploaded=upload is not None,
+    )  # fmt: skip
 
 
 _VERBS = {"put": "PUT", "put-metadata": "PUT metadata", "delete": "DELETE"}
@@ -216,11 +227,17 @@ def _refuse_another(each: Operation, pushed: Pushed) -> None:
 
 def _apply(store: Served, each: Operation) -> None:
     match each.op:
+        case "put" if each.uploaded and each.sha256 is not None:
+            with arrived(store, each.sha256, {}) as data:
+                _put(store, each, data)
         case "put":
-            value = io.BytesIO(each.data or b""), each.metadata or {}
-            parts = frozenset({"data"} if each.metadata is None else {"data", "metadata"})
-            store.set_if(each.key, value, each.base, each.op_id, parts=parts)
+            _put(store, each, io.BytesIO(each.data or b""))
         case "put-metadata":
             store.set_metadata_if(each.key, each.metadata or {}, each.base, each.op_id)
         case "delete":
             store.delete_if(each.key, each.base, each.op_id)
+
+
+def _put(store: Served, each: Operation, data: Readable) -> None:
+    parts = frozenset({"data"} if each.metadata is None else {"data", "metadata"})
+    store.set_if(each.key, (data, each.metadata or {}), each.base, each.op_id, parts=parts)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from mountcache.abc import Base, Pushed, SupportsBatch, Value, Write
+from mountcache.abc import Base, BatchLimits, Pushed, SupportsBatch, Value, Write
 from mountcache.errors import (
     AuthorizationError,
     ConflictError,
@@ -117,18 +117,14 @@ class GroupSender(Sender):
 
     def _sent_together(self, edits: Sequence[Edit], results: dict[str, PushResult]) -> Together:
         backing = self.mount.backing
-        if not isinstance(backing, SupportsBatch) or (limit := backing.batch_limit()) is None:
+        if not isinstance(backing, SupportsBatch) or (limits := backing.batch_limits()) is None:
             return Together({}, one_by_one=True)
-        size = sum(
-            (edit.size or 0) + len(edit.meta.encode()) + 2 * len(edit.key.encode()) + _AROUND
-            for edit in edits
-        )
-        if size > limit:
+        if (size := _size(edits, limits)) > limits.size:
             return Together(
                 {},
                 one_by_one=True,
-                message=f"{len(edits):,} keys, {size:,} bytes in all, are more than the {limit:,} "
-                "that upstream takes at once: each was sent by itself",
+                message=f"{len(edits):,} keys, {size:,} bytes in all, are more than the "
+                f"{limits.size:,} that upstream takes at once: each was sent by itself",
             )
         left = self._settled_before(edits, results)
         theirs = {each.name: self._look_before(each.edit) for each in left}
@@ -331,3 +327,16 @@ class GroupSender(Sender):
 
     def _why(self, key: str, what: str) -> str:
         return f"not sent: it goes with {self.mount.full(key)!r}, all or nothing ({what})"
+
+
+def _size(edits: Sequence[Edit], limits: BatchLimits) -> int:
+    """Return how many bytes a batch of edits has at most."""
+    size, ahead = 0, set()
+    for edit in edits:
+        size += len(edit.meta.encode()) + 2 * len(edit.key.encode()) + _AROUND
+        data = edit.size or 0
+        if limits.ahead is not None and data >= limits.ahead and edit.sha256 not in ahead:
+            ahead.add(edit.sha256)
+        else:
+            size += data
+    return size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import random
 import threading
@@ -412,3 +413,62 @@ def test_an_upload_is_no_damage_and_no_part_of_a_backup(
     assert not (tmp_path / "saved" / "uploads").exists()
     assert list(examine(tmp_path / "store")) == []
     assert offset_of(call("HEAD", _path())) == HALF
+
+
+# -- in batches --------------------------------------------------------------------------------
+
+
+def batch(call: Client, *operations: dict[str, Any]) -> Reply:
+    return call("POST", "/batch", json.dumps({"operations": operations}), Content_Type=JSON)
+
+
+def test_a_batch_takes_the_data_of_its_puts_from_uploads(call: Client, tmp_path: Path) -> None:
+    small = b"small"
+    digest = hashlib.sha256(small).hexdigest()
+    send(call, DATA)
+    send(call, small, 0, len(small), digest)
+    operations = (
+        {"op": "put", "key": "large", "upload": SHA, "metadata": {"n": 1}, "id": "one"},
+        {"op": "put", "key": "small", "upload": digest, "if_none_match": True, "id": "two"},
+        {"op": "put-metadata", "key": "other", "metadata": {}, "id": "three"},
+    )
+    done = batch(call, *operations)
+    assert done.status == 200
+    assert call.get("large").headers["etag"] == tag(DATA, {"n": 1})
+    assert call.get("small").body == small
+    assert f"{SHA}.{len(DATA)}" not in kept(tmp_path)
+    again = batch(call, *operations)
+    assert (again.status, again.body) == (200, done.body)
+    assert again.headers["idempotency-replayed"] == "true"
+
+
+def test_a_batch_that_is_refused_leaves_its_uploads(call: Client, tmp_path: Path) -> None:
+    send(call, DATA)
+    put = {"op": "put", "key": "large", "upload": SHA, "metadata": {}}
+    refused = batch(call, put, {"op": "delete", "key": "nowhere"})
+    assert refused.status == 404
+    assert call.get("large").status == 404
+    assert kept(tmp_path) == [f"{SHA}.{len(DATA)}"]
+    assert batch(call, put).status == 200
+
+
+@pytest.mark.parametrize(
+    ("operations", "status"),
+    [
+        ([{"op": "put", "key": "a", "upload": hashlib.sha256(b"none").hexdigest()}], 409),
+        ([{"op": "put", "key": key, "upload": SHA} for key in ("a", "b")], 409),
+        ([{"op": "put", "key": "a", "upload": "abc"}], 400),
+        ([{"op": "put", "key": "a", "upload": 7}], 400),
+        ([{"op": "put", "key": "a", "upload": SHA, "part": 1}], 400),
+        ([{"op": "put", "key": "a", "upload": SHA, "sha256": SHA}], 400),
+        ([{"op": "delete", "key": "a", "upload": SHA}], 400),
+    ],
+    ids=range(7),
+)
+def test_a_batch_that_names_an_upload_wrongly_does_nothing(
+    call: Client, tmp_path: Path, operations: list[dict[str, Any]], status: int
+) -> None:
+    send(call, DATA)
+    assert batch(call, *operations).status == status
+    assert call("GET", "/index.json").body.strip() == b"{}"
+    assert kept(tmp_path) == [f"{SHA}.{len(DATA)}"]
