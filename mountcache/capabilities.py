@@ -34,6 +34,7 @@ __all__ = [
     "SupportsIdentity",
     "SupportsIndex",
     "SupportsLock",
+    "SupportsPace",
     "SupportsProbing",
     "SupportsRanges",
     "SupportsRevalidation",
@@ -258,6 +259,31 @@ class SupportsConditionalWrite(Protocol):
 
     def delete_if(self, key: str, base: Base, op_id: str) -> Pushed:
         """Delete the key. KeyError if it isn't there."""
+
+
+@runtime_checkable
+class SupportsPace(Protocol):
+    """A store whose traffic can be held back."""
+
+    @property
+    def connections(self) -> int | None:
+        """How many requests may be under way at once; None: any number."""
+
+    def at_most(self, rate: str | float | None) -> AbstractContextManager[None]:
+        """Let the bodies that are begun in the block pass at this many bytes a second, all threads
+        of the store together.
+
+        Parameters
+        ----------
+        rate
+            Bytes a second, or text such as "512k", "off" or "08:00,512k 18:00,off"; None changes
+            nothing.
+
+        Raises
+        ------
+        ConfigurationError
+            If it is no rate.
+        """
 
 
 @runtime_checkable

@@ -21,6 +21,7 @@ from mountcache.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from mountcache.abc import AbstractReadOnlyStore
+    from mountcache.backing.pace import Limits
     from mountcache.mounted import MountedStore
 
 __all__ = [
@@ -108,6 +109,9 @@ class Settings:
     probe: Literal["never", "ask", "auto"] = "ask"
     """Whether upstream is written to, to find out which conditional writes it enforces: "never",
     "ask" (`mountcache doctor --probe`), or "auto", at the first push."""
+    limits: Limits | None = None
+    """How fast upstream may be asked; in the file the table [limits], with `requests` and `bytes`
+    a second, and `connections`."""
 
 
 _TLS_FILES = {"ca", "client_cert", "client_key"}
@@ -396,6 +400,8 @@ def _checked(where: str, name: str, value: object) -> Any:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
                 raise wrong(f"{where}: max_age is a number of seconds from 0 up, not {value!r}")
             return float(value)
+        case "limits":
+            return _limits(f"{where}: [limits]", value)
         case "insecure_skip_tls_verify":
             if not isinstance(value, bool):
                 raise wrong(f"{where}: {name} is true or false, not {value!r}")
@@ -475,6 +481,35 @@ def _size(where: str, name: str, value: object) -> int:
     return int(float(found[1]) * base**power)
 
 
+def _limits(where: str, value: object) -> Limits:
+    from mountcache.backing.pace import Limits, parse_rate
+
+    if isinstance(value, Limits):
+        return value
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"{where} is a table, not {value!r}")
+    known = tuple(field.name for field in dataclasses.fields(Limits))
+    for name in value:
+        if name not in known:
+            raise ConfigurationError(f"{where}: unknown key {name!r}; {_hint(name, known, 'keys')}")
+    requests, rate, connections = (value.get(name) for name in known)
+    if requests is not None and not (_is_number(requests) and requests > 0):
+        raise ConfigurationError(
+            f"{where}: requests is a number of requests a second, more than 0, not {requests!r}"
+        )
+    if connections is not None and not (isinstance(connections, int) and connections >= 1):
+        raise ConfigurationError(f"{where}: connections is a number from 1 up, not {connections!r}")
+    if rate is not None and not (_is_number(rate) or isinstance(rate, str)):
+        raise ConfigurationError(f'{where}: bytes is a rate such as "512k", not {rate!r}')
+    return Limits(
+        requests, None if rate is None else parse_rate(rate, f"{where}: bytes"), connections
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+
+
 def toml_key(name: str) -> str:
     """Return a name as the key of a TOML table."""
     return name if re.fullmatch("[A-Za-z0-9_-]+", name) else _quoted(name)
@@ -508,7 +543,7 @@ def backing_store(settings: Settings) -> AbstractReadOnlyStore:
 
         return StaticURLStore(
             settings.url, settings.data_path, settings.query_path, write=settings.write,
-            metadata=settings.metadata, tls=tls,
+            metadata=settings.metadata, tls=tls, limits=settings.limits,
         )  # fmt: skip
     if settings.layout == "listing":
         from mountcache.backing.listing import ListingURLStore
@@ -518,10 +553,12 @@ def backing_store(settings: Settings) -> AbstractReadOnlyStore:
                 'metadata = "sidecar" is for the static layout: a listing would show the sidecars '
                 "as keys; make an index.json with `mountcache index`"
             )
-        return ListingURLStore(settings.url, write=settings.write, tls=tls)
+        return ListingURLStore(settings.url, write=settings.write, tls=tls, limits=settings.limits)
     from mountcache.backing.dynamic import DynamicURLStore
 
-    return DynamicURLStore(f"{settings.url}keys", f"{settings.url}query", tls=tls)
+    return DynamicURLStore(
+        f"{settings.url}keys", f"{settings.url}query", tls=tls, limits=settings.limits
+    )
 
 
 def mounted_store(settings: Settings) -> MountedStore:

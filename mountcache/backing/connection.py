@@ -27,8 +27,8 @@ from mountcache.deadline import end_of_call, within
 from mountcache.errors import IntegrityError, StoreError, StoreUnavailableError
 
 __all__ = [
-    "DECODABLE", "Adapter", "Body", "ConnectionDroppedError", "DecodedBody", "HTTPBody", "Waits",
-    "waits",
+    "DECODABLE", "Adapter", "Body", "ConnectionDroppedError", "DecodedBody", "HTTPBody",
+    "Piecewise", "Waits", "waits",
 ]  # fmt: skip
 
 _INTERIM: Final = 20
@@ -315,7 +315,7 @@ class Body(Protocol):
     def close(self) -> None: ...
 
 
-class _Piecewise(io.BufferedIOBase):
+class Piecewise(io.BufferedIOBase):
     """What reads come to for a stream that gives some bytes at a time."""
 
     def readable(self) -> bool:
@@ -345,7 +345,7 @@ class _Piecewise(io.BufferedIOBase):
         return len(piece)
 
 
-class HTTPBody(_Piecewise):
+class HTTPBody(Piecewise):
     """The body of an HTTP answer.
 
     Its connection is used again once it was read to its end; one that is closed before takes
@@ -426,7 +426,7 @@ class HTTPBody(_Piecewise):
         super().close()
 
 
-class DecodedBody(_Piecewise):
+class DecodedBody(Piecewise):
     """A body whose Content-Encoding is undone: gzip, or deflate.
 
     Parameters

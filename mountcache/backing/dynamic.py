@@ -11,6 +11,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -34,6 +35,7 @@ from mountcache.backing.credentials import made_anew
 from mountcache.backing.freshness import Validators, facts_of_304, validators_from
 from mountcache.backing.http import Answer, Transport
 from mountcache.backing.index import entries_of_lines
+from mountcache.backing.pace import Limits
 from mountcache.backing.pair import Pairs
 from mountcache.backing.resource import Data, RemoteValue, ask_again
 from mountcache.backing.tls import TLS
@@ -89,6 +91,8 @@ class DynamicURLStore(AbstractAuthorizingStore):
         How often what is safe to repeat is repeated.
     tls
         How the server proves who it is, and we to it; None: as the environment says.
+    limits
+        How fast the server may be asked; None: as fast as it answers.
     event_manager
         Who hears of changes made through this store; one of its own unless given.
 
@@ -113,6 +117,7 @@ class DynamicURLStore(AbstractAuthorizingStore):
         deadline: float | None = None,
         retries: int = 3,
         tls: TLS | None = None,
+        limits: Limits | None = None,
         event_manager: EventManager | None = None,
     ) -> None:
         super().__init__(event_manager)
@@ -123,7 +128,7 @@ class DynamicURLStore(AbstractAuthorizingStore):
             "base_url": base, "query_url": self._query_url, "url_format": url_format,
             "url_format_no_part": url_format_no_part, "parts": parts and dict(parts),
             "timeout": timeout, "deadline": deadline, "retries": retries,
-            "tls": tls,
+            "tls": tls, "limits": limits,
         }  # fmt: skip
         self._base = base.rstrip("/")
         self._formats = (url_format, url_format_no_part)
@@ -131,7 +136,7 @@ class DynamicURLStore(AbstractAuthorizingStore):
         self._check_formats()
         self._transport = Transport(
             self._base, self._query_url, timeout=timeout, deadline=deadline, retries=retries,
-            tls=tls,
+            tls=tls, limits=limits,
         )  # fmt: skip
         self._transport.open(self._user)
         self._data = Data(self._transport, lambda key: self._url(key, "data"), time.time)
@@ -205,6 +210,15 @@ class DynamicURLStore(AbstractAuthorizingStore):
     def disconnect(self) -> None:
         self._transport.close()
         super().disconnect()
+
+    def at_most(self, rate: str | float | None) -> AbstractContextManager[None]:
+        """See `SupportsPace`."""
+        return self._transport.pace.at_most(rate)
+
+    @property
+    def connections(self) -> int | None:
+        """See `SupportsPace`."""
+        return self._transport.pace.limits.connections
 
     @property
     def clock_ahead(self) -> float | None:

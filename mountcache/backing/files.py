@@ -17,6 +17,7 @@ from urllib.request import url2pathname
 from requests.structures import CaseInsensitiveDict
 
 from mountcache.backing.http import Answer, Payload
+from mountcache.backing.pace import Pace
 from mountcache.errors import (
     AuthorizationError,
     IntegrityError,
@@ -36,6 +37,9 @@ class FileTransport:
     user_tag: str | None = None
     named: str | None = None
     clock_ahead: float | None = None
+
+    def __init__(self) -> None:
+        self.pace = Pace()
 
     def open(self, credentials: object) -> None:
         """Do nothing: files need no login."""

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import requests
@@ -46,6 +46,7 @@ from mountcache.backing.connection import (
 )
 from mountcache.backing.credentials import login_of, may_change
 from mountcache.backing.freshness import parse_date
+from mountcache.backing.pace import NOBODYS, Limits, Pace, PacedBody
 from mountcache.backing.session import OwnSession, environment_proxies, plain_session
 from mountcache.backing.tls import TLS
 from mountcache.backing.urls import PORTS, origin_of, shown, target_of
@@ -115,8 +116,9 @@ class Payload:
 class _Sent:
     """A payload on its way, which tells its own failures from those of the connection."""
 
-    def __init__(self, payload: Payload, what: str) -> None:
+    def __init__(self, payload: Payload, what: str, pace: Pace) -> None:
         self.failure: Exception | None = None
+        self._pace = pace
         self._payload = payload
         self._what = what
         self._at = 0
@@ -146,6 +148,9 @@ class _Sent:
         if self._stream is None:
             self._stream = self._payload.open()
         left = self._payload.length - self._at
+        paced = self._pace.counts_bytes
+        if paced:
+            size = self._pace.piece(left if size < 0 else min(size, left))
         piece = self._stream.read(left if size < 0 else min(size, left)) if left else b""
         self._at += len(piece)
         if not piece and left:
@@ -156,7 +161,20 @@ class _Sent:
             raise IntegrityError(
                 f"{self._what} has more than the {self._payload.length:,} bytes that were noted"
             )
+        if paced:
+            self._wait_for(len(piece))
         return piece
+
+    def _wait_for(self, count: int) -> None:
+        """Wait for the time that so many bytes may take, unless the call is over before."""
+        end = end_of_call()
+        self._pace.passed(count, end)
+        if end is not None and time.monotonic() >= end:
+            raise StoreUnavailableError(
+                f"{self._what} couldn't be sent before the deadline of the call at the rate that "
+                "is allowed",
+                maybe_applied=True,
+            )
 
 
 class _Failed(Exception):
@@ -226,6 +244,8 @@ class Transport:
         How often a request that is safe to repeat is repeated.
     tls
         How the server proves who it is, and we to it; None: as the environment says.
+    limits
+        How fast it may be asked.
     """
 
     def __init__(
@@ -235,6 +255,7 @@ class Transport:
         deadline: float | None,
         retries: int,
         tls: TLS | None,
+        limits: Limits | None = None,
     ) -> None:
         self._tls = tls or TLS()
         self._timeout = timeout if isinstance(timeout, tuple) else (timeout, timeout)
@@ -246,6 +267,7 @@ class Transport:
         self._homes = frozenset(origin_of(url) for url in urls)
         self._lock = Lock()
         self._stopping = threading.Event()
+        self.pace = Pace(limits, sleep=self._stopping.wait)
         self._waits = Waits()
         self._credentials: object = None
         self._last: tuple[Mapping[str, str], float] | None = None
@@ -268,6 +290,7 @@ class Transport:
             self._credentials = credentials
             self._close_sessions()
         self._stopping.clear()
+        self.pace.open()
 
     @property
     def named(self) -> str | None:
@@ -277,6 +300,7 @@ class Transport:
     def close(self) -> None:
         """Close all connections, and end what waits for an answer or a repeat."""
         self._stopping.set()
+        self.pace.close()
         waiting, self._waits = self._waits, Waits()
         waiting.give_up()
         with self._lock:
@@ -446,13 +470,47 @@ class Transport:
         payload: Payload | None,
         deadline: float | None,
     ) -> Answer:
+        if not self.pace.counts_requests:
+            slot = NOBODYS
+        else:
+            try:
+                slot = self.pace.turn(what, self._timeout[1])
+            except StoreUnavailableError as error:
+                raise _Failed(error, sent=False, tries=0) from None
+        try:
+            raw, asked = self._sent(own, method, url, what, headers, payload)
+        except BaseException:
+            slot.leave()
+            raise
+        self._last = (raw.headers, time.time())
+        body: Body = HTTPBody(raw, what, deadline)
+        if slot is not NOBODYS or self.pace.counts_bytes:
+            body = PacedBody(body, self.pace, slot, deadline)
+        coding = raw.headers.get("Content-Encoding", "identity").strip().lower()
+        if coding not in ("", "identity"):
+            if coding not in DECODABLE:
+                body.close()
+                raise UpstreamError(f"{what} came in the Content-Encoding {coding!r}, unasked")
+            body = DecodedBody(body, what)
+        return Answer(raw.status, raw.headers, body, asked)
+
+    def _sent(
+        self,
+        own: OwnSession | None,
+        method: str,
+        url: str,
+        what: str,
+        headers: Mapping[str, str],
+        payload: Payload | None,
+    ) -> tuple[Any, Mapping[str, str]]:
+        """Send a request; return what urllib3 got, and the header fields that were sent."""
         connect, read = self._timeout
         end = end_of_call()
         left = math.inf if end is None else max(0.01, end - time.monotonic())
         connect = min(connect, left)
         waits.set(self._waits)
         fields = {"Accept-Encoding": "identity", "Accept": "*/*", **headers}
-        sent = None if payload is None else _Sent(payload, what)
+        sent = None if payload is None else _Sent(payload, what, self.pace)
         try:
             pool = None if own is None else own.pool(url)
             if own is not None and pool is not None:
@@ -479,15 +537,7 @@ class Transport:
             if sent is not None and sent.failure is not None:
                 raise sent.failure from None
             raise self._failed(error, url, what) from error
-        self._last = (raw.headers, time.time())
-        body: Body = HTTPBody(raw, what, deadline)
-        coding = raw.headers.get("Content-Encoding", "identity").strip().lower()
-        if coding not in ("", "identity"):
-            if coding not in DECODABLE:
-                body.close()
-                raise UpstreamError(f"{what} came in the Content-Encoding {coding!r}, unasked")
-            body = DecodedBody(body, what)
-        return Answer(raw.status, raw.headers, body, asked)
+        return raw, asked
 
     def _failed(self, error: Exception, url: str, what: str) -> _Failed:
         cause = _cause(error)

@@ -18,6 +18,7 @@ from mountcache.backing.crawl import Bounds, Crawl
 from mountcache.backing.files import FileTransport
 from mountcache.backing.freshness import Validators, parse_date
 from mountcache.backing.http import Transport
+from mountcache.backing.pace import Limits
 from mountcache.backing.pages import Item, NoListingError, items_of, precise_moment
 from mountcache.backing.resource import Data
 from mountcache.backing.static import StaticURLStore
@@ -70,6 +71,8 @@ class ListingURLStore(StaticURLStore):
         How often what is safe to repeat is repeated.
     tls
         How the server proves who it is, and we to it; None: as the environment says.
+    limits
+        How fast the server may be asked; None: as fast as it answers.
     event_manager
         Who hears of changes in the listing; one of its own unless given.
     bounds
@@ -91,12 +94,13 @@ class ListingURLStore(StaticURLStore):
         deadline: float | None = None,
         retries: int = 3,
         tls: TLS | None = None,
+        limits: Limits | None = None,
         event_manager: EventManager | None = None,
         bounds: Bounds | None = None,
     ) -> None:
         super().__init__(
             root_url, "", "", poll, write=write, timeout=timeout, deadline=deadline,
-            retries=retries, tls=tls, event_manager=event_manager,
+            retries=retries, tls=tls, limits=limits, event_manager=event_manager,
         )  # fmt: skip
         self._bounds = bounds or Bounds()
         placed = ("data_path", "query_path", "metadata")

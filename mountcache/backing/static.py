@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final, Literal
 
 from mountcache.abc import (
@@ -28,6 +29,7 @@ from mountcache.backing.files import FileTransport
 from mountcache.backing.freshness import Validators, validators_from
 from mountcache.backing.http import Answer, Transport
 from mountcache.backing.index import entries_of_object
+from mountcache.backing.pace import Limits
 from mountcache.backing.plain import SIDECAR, BareWriter, Sidecars
 from mountcache.backing.resource import Data, RemoteValue, ask_again
 from mountcache.backing.tls import TLS
@@ -92,6 +94,8 @@ class StaticURLStore(AbstractReadOnlyStore):
         How often what is safe to repeat is repeated.
     tls
         How the server proves who it is, and we to it; None: as the environment says.
+    limits
+        How fast the server may be asked; None: as fast as it answers.
     event_manager
         Who hears of changes in the index; one of its own unless given.
 
@@ -114,6 +118,7 @@ class StaticURLStore(AbstractReadOnlyStore):
         deadline: float | None = None,
         retries: int = 3,
         tls: TLS | None = None,
+        limits: Limits | None = None,
         event_manager: EventManager | None = None,
     ) -> None:
         super().__init__(event_manager)
@@ -124,7 +129,7 @@ class StaticURLStore(AbstractReadOnlyStore):
         self._settings: dict[str, Any] = {
             "root_url": root, "data_path": data_path, "query_path": query_path, "poll": poll,
             "write": write, "metadata": metadata, "timeout": timeout, "deadline": deadline,
-            "retries": retries, "tls": tls,
+            "retries": retries, "tls": tls, "limits": limits,
         }  # fmt: skip
         self._root = root.rstrip("/") + "/"
         folder = data_path.strip("/")
@@ -136,7 +141,7 @@ class StaticURLStore(AbstractReadOnlyStore):
             self._transport = FileTransport()
         else:
             self._transport = Transport(
-                root, timeout=timeout, deadline=deadline, retries=retries, tls=tls
+                root, timeout=timeout, deadline=deadline, retries=retries, tls=tls, limits=limits
             )
             self._transport.open(self._user)
         self._data = self._data_of(self._transport)
@@ -200,6 +205,15 @@ class StaticURLStore(AbstractReadOnlyStore):
         if self._plain is not None and not self._data.ours:
             info["keeps_metadata"] = self._sidecars is not None
         return info
+
+    def at_most(self, rate: str | float | None) -> AbstractContextManager[None]:
+        """See `SupportsPace`."""
+        return self._transport.pace.at_most(rate)
+
+    @property
+    def connections(self) -> int | None:
+        """See `SupportsPace`."""
+        return self._transport.pace.limits.connections
 
     @property
     def clock_ahead(self) -> float | None:

@@ -10,6 +10,7 @@ from mountcache.cli.codes import Code, one_line
 from mountcache.cli.naming import exact_option, pattern_of
 from mountcache.cli.session import (
     amount,
+    bwlimit_option,
     config_option,
     json_option,
     note,
@@ -28,11 +29,14 @@ __all__ = ["pull"]
 @click.option(
     "--workers", type=click.IntRange(1, 64), default=8, show_default=True, help="At once."
 )
+@bwlimit_option
 @exact_option
 @config_option
 @json_option
 @click.pass_context
-def pull(ctx: click.Context, pattern: str, workers: int, exact: bool, as_json: bool) -> None:
+def pull(
+    ctx: click.Context, pattern: str, workers: int, bwlimit: str | None, exact: bool, as_json: bool
+) -> None:
     """Bring the index, and the copies that are here, up to date.
 
     Staged edits stay as they are, and so does what they were made from: those that upstream has
@@ -41,7 +45,8 @@ def pull(ctx: click.Context, pattern: str, workers: int, exact: bool, as_json: b
     from mountcache.sync import pull as bring
 
     with opened() as store, progress("pull") as step:
-        found = bring(store, pattern_of(pattern, exact=exact), workers=workers, progress=step)
+        wanted = pattern_of(pattern, exact=exact)
+        found = bring(store, wanted, workers=workers, progress=step, bwlimit=bwlimit)
     if as_json:
         show(dataclasses.asdict(found))
     else:

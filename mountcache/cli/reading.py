@@ -20,6 +20,7 @@ from mountcache.cli.naming import (
 )
 from mountcache.cli.session import (
     amount,
+    bwlimit_option,
     config_option,
     json_option,
     note,
@@ -247,11 +248,14 @@ def _write_out(data: Readable) -> None:
 @click.option(
     "--workers", type=click.IntRange(1, 64), default=8, show_default=True, help="At once."
 )
+@bwlimit_option
 @exact_option
 @config_option
 @json_option
 @click.pass_context
-def prefetch(ctx: click.Context, pattern: str, workers: int, exact: bool, as_json: bool) -> None:
+def prefetch(
+    ctx: click.Context, pattern: str, workers: int, bwlimit: str | None, exact: bool, as_json: bool
+) -> None:
     """Fetch all keys that match PATTERN, for reading offline.
 
     What doesn't fit is refused before anything is fetched.
@@ -261,7 +265,7 @@ def prefetch(ctx: click.Context, pattern: str, workers: int, exact: bool, as_jso
     with opened() as store:
         with progress("prefetch") as step:
             wanted = pattern_of(pattern, exact=exact)
-            report = fetch_all(store, wanted, workers=workers, progress=step)
+            report = fetch_all(store, wanted, workers=workers, progress=step, bwlimit=bwlimit)
         came = report.fetched + report.already + len(report.failed)
         if not came and pattern != _ALL and next(store.glob(wanted), None) is None:
             if is_pattern(pattern, exact=exact):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "amount",
+    "bwlimit_option",
     "color",
     "config_option",
     "configured",
@@ -80,6 +81,28 @@ def configured_mounts() -> dict[str, Settings]:
     meta = click.get_current_context().meta
     path, mount = find_file(meta.get(_CONFIG)), meta.get(_MOUNT)
     return read_mounts(path) if mount is None else {mount: read_settings(path, mount=mount)}
+
+
+def _rate(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None:
+        from mountcache.backing.pace import parse_rate
+        from mountcache.errors import ConfigurationError
+
+        try:
+            parse_rate(value, "RATE")
+        except ConfigurationError as error:
+            raise click.BadParameter(str(error)) from None
+    return value
+
+
+def bwlimit_option(function: _Decorated) -> _Decorated:
+    """Give a command ``--bwlimit RATE``, as the parameter `bwlimit`."""
+    return click.option(
+        "--bwlimit",
+        metavar="RATE",
+        callback=_rate,
+        help='Bytes a second: "512k", "10M", "off", or a timetable "08:00,512k 18:00,off".',
+    )(function)
 
 
 def named_file() -> Path:

@@ -14,6 +14,7 @@ from mountcache.cli.codes import Code, NoSuchKeyError, one_line
 from mountcache.cli.naming import chosen, exact_option, group_option, like
 from mountcache.cli.session import (
     amount,
+    bwlimit_option,
     config_option,
     configured,
     json_option,
@@ -69,6 +70,7 @@ class _Policy(click.Choice[str]):
 )  # fmt: skip
 @_blind_option
 @_workers_option
+@bwlimit_option
 @exact_option
 @config_option
 @json_option
@@ -84,6 +86,7 @@ def push(
     marker: str | None,
     allow_blind: bool,
     workers: int,
+    bwlimit: str | None,
     exact: bool,
     as_json: bool,
 ) -> None:
@@ -120,6 +123,7 @@ def push(
                 allow_blind=allow_blind,
                 max_delete=max_delete,
                 marker=marker,
+                bwlimit=bwlimit,
             )
     _tell_report(report, as_json=as_json)
     ctx.exit(_code(report))

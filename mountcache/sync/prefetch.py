@@ -20,6 +20,7 @@ from mountcache.local.partial import BLOCK
 from mountcache.local.records import Clean, Row
 from mountcache.sync.fetch import discard, fill, whole
 from mountcache.sync.mount import Mount, Mounted
+from mountcache.sync.pacing import at_most, at_once
 from mountcache.sync.promise import promise_for, promise_of
 from mountcache.sync.remote import Patience
 from mountcache.sync.source import Source, begin
@@ -62,6 +63,7 @@ def prefetch(
     *,
     workers: int = 8,
     progress: Callable[[int, int, str], object] | None = None,
+    bwlimit: str | float | None = None,
 ) -> PrefetchReport:
     """Fetch what matches a pattern, for reading offline.
 
@@ -75,6 +77,9 @@ def prefetch(
         How many values are on their way at once.
     progress
         Called as ``progress(done, total, key)``, at most ten times a second and at the end.
+    bwlimit
+        Bytes a second, or text such as "512k" or "08:00,512k 18:00,off"; None: as the limits of
+        the backing store say.
 
     Raises
     ------
@@ -101,7 +106,7 @@ def prefetch(
     failed: dict[str, str] = {}
     done = size = unavailable = 0
     told = 0.0
-    for came in arriving(mount, missing, workers, fetched):
+    for came in arriving(mount, missing, workers, fetched, bwlimit):
         key = mount.full(came.row.key)
         done, size = done + 1, size + (came.size or 0)
         if came.error is not None:
@@ -137,7 +142,11 @@ def is_here(row: Row) -> bool:
 
 
 def arriving(
-    mount: Mount, rows: Sequence[Row], workers: int, fetch: Callable[[Mount, Row], Came]
+    mount: Mount,
+    rows: Sequence[Row],
+    workers: int,
+    fetch: Callable[[Mount, Row], Came],
+    bwlimit: str | float | None = None,
 ) -> Iterator[Came]:
     """Iterate over what becomes of the keys, in the order in which they come.
 
@@ -145,7 +154,16 @@ def arriving(
     ----------
     fetch
         Asks for one key, in a thread of the `workers`.
+    bwlimit
+        Bytes a second; None: as the limits of the backing store say.
     """
+    with at_most(mount, bwlimit):
+        yield from _arriving(mount, rows, at_once(mount, workers), fetch)
+
+
+def _arriving(
+    mount: Mount, rows: Sequence[Row], workers: int, fetch: Callable[[Mount, Row], Came]
+) -> Iterator[Came]:
     todo = iter(rows)
     coming: set[Future[Came]] = set()
     patience = Patience(workers)

@@ -18,6 +18,7 @@ from mountcache.local.records import Copy, Row
 from mountcache.local.view import matcher
 from mountcache.sync.look import Progress
 from mountcache.sync.mount import Mount, Mounted
+from mountcache.sync.pacing import at_most
 from mountcache.sync.prefetch import Came, arriving, fetched, is_here
 from mountcache.sync.promise import promise_of
 from mountcache.sync.status import status
@@ -52,6 +53,7 @@ def pull(
     *,
     workers: int = 8,
     progress: Progress | None = None,
+    bwlimit: str | float | None = None,
 ) -> PullReport:
     """Bring the index and the clean copies that match a pattern up to date.
 
@@ -65,6 +67,9 @@ def pull(
         How many keys are asked for at once.
     progress
         Called as ``progress(done, total, key)``, at most ten times a second and at the end.
+    bwlimit
+        Bytes a second, or text such as "512k" or "08:00,512k 18:00,off"; None: as the limits of
+        the backing store say.
 
     Raises
     ------
@@ -77,6 +82,12 @@ def pull(
     mount.staging.refuse_in_transaction("pull")
     if workers < 1:
         raise ValueError(f"a pull has at least 1 worker, not {workers}")
+    with at_most(mount, bwlimit):
+        return _pulled(store, pattern, workers, progress)
+
+
+def _pulled(store: Mounted, pattern: str, workers: int, progress: Progress | None) -> PullReport:
+    mount = store.mount
     rows = list(_copies(mount, pattern))  # before: what is gone by now is told
     store.update_index()
     updated: list[str] = []

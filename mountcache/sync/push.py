@@ -29,6 +29,7 @@ from mountcache.local.records import Edit, StagedEdit
 from mountcache.sync.batch import GroupSender, Together
 from mountcache.sync.look import Progress
 from mountcache.sync.mount import Mount, Mounted
+from mountcache.sync.pacing import at_most, at_once
 from mountcache.sync.probing import enforced, probe_if_wanted
 from mountcache.sync.remote import Patience
 from mountcache.sync.report import (
@@ -61,6 +62,7 @@ def push(
     max_delete: int | None = None,
     check: Callable[[StagedEdit], str | None] | None = None,
     marker: str | None = None,
+    bwlimit: str | float | None = None,
 ) -> PushReport:
     """Push staged edits upstream.
 
@@ -89,6 +91,9 @@ def push(
     marker
         A staged key that is sent after all the others, and only once all of them are upstream:
         who finds it there finds the others. It belongs to `keys` in any case.
+    bwlimit
+        Bytes a second, or text such as "512k" or "08:00,512k 18:00,off"; None: as the limits of
+        the backing store say.
 
     Returns
     -------
@@ -109,17 +114,18 @@ def push(
         If another process is pushing this directory.
     """
     mount = store.mount
-    return push_mount(
-        mount,
-        None if keys is None else [named(mount, key) for key in keys],
-        on_conflict=on_conflict,
-        workers=workers,
-        progress=progress,
-        allow_blind=allow_blind,
-        max_delete=max_delete,
-        refuse=None if check is None else lambda edit: check(staged_edit(mount, edit)),
-        marker=None if marker is None else named(mount, marker),
-    )
+    with at_most(mount, bwlimit):
+        return push_mount(
+            mount,
+            None if keys is None else [named(mount, key) for key in keys],
+            on_conflict=on_conflict,
+            workers=at_once(mount, workers),
+            progress=progress,
+            allow_blind=allow_blind,
+            max_delete=max_delete,
+            refuse=None if check is None else lambda edit: check(staged_edit(mount, edit)),
+            marker=None if marker is None else named(mount, marker),
+        )
 
 
 def push_mount(
