@@ -344,7 +344,7 @@ def open(  # noqa: A001 - as `mountcache.open`
         settings = _made("mountcache.open()", here, "", os.environ, overrides)
     else:
         settings = read_settings(find_file(path), mount=mount, overrides=overrides)
-    return open_store(settings, credentials)
+    return open_store(settings, credentials, insist_offline=overrides.get("offline") is not None)
 
 
 def _all_checked(where: str, table: Mapping[str, object]) -> dict[str, Any]:
@@ -359,6 +359,11 @@ def _all_checked(where: str, table: Mapping[str, object]) -> dict[str, Any]:
 def _hint(name: str, known: Iterable[str], what: str) -> str:
     near = difflib.get_close_matches(name.lower(), known, 1, 0.4)
     return f"did you mean {near[0]!r}?" if near else f"the {what} are {', '.join(known)}"
+
+
+def _is_said(offline: str | None) -> bool:
+    """Whether MOUNTCACHE_OFFLINE says something: 0 leaves it to others."""
+    return offline is not None and offline.strip().lower() not in _FALSE
 
 
 def _offline_of(given: str, otherwise: str) -> str:
@@ -561,8 +566,17 @@ def backing_store(settings: Settings) -> AbstractReadOnlyStore:
     )
 
 
-def mounted_store(settings: Settings) -> MountedStore:
-    """Return the mounted store that settings describe; it isn't connected."""
+def mounted_store(settings: Settings, *, insist_offline: bool = False) -> MountedStore:
+    """Return the mounted store that settings describe; it isn't connected.
+
+    Parameters
+    ----------
+    settings
+        What the file and the environment say.
+    insist_offline
+        Let their `offline` count more than the switch of the directory, as it does in any case
+        where ``MOUNTCACHE_OFFLINE`` says something.
+    """
     from mountcache.local.disk import DiskCacheStore
     from mountcache.mounted import MountedStore
 
@@ -579,13 +593,16 @@ def mounted_store(settings: Settings) -> MountedStore:
         backing_store(settings),
         max_age=settings.max_age,
         offline=settings.offline,
+        insist_offline=insist_offline or _is_said(os.environ.get("MOUNTCACHE_OFFLINE")),
         author=settings.author,
         probe=settings.probe == "auto",
     )
 
 
-def open_store(settings: Settings, credentials: Any = None) -> MountedStore:
-    """Return the mounted store that settings describe, connected."""
-    store = mounted_store(settings)
+def open_store(
+    settings: Settings, credentials: Any = None, *, insist_offline: bool = False
+) -> MountedStore:
+    """Return the mounted store that settings describe, connected; see `mounted_store`."""
+    store = mounted_store(settings, insist_offline=insist_offline)
     store.connect(settings.auth if credentials is None else credentials)
     return store

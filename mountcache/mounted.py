@@ -60,9 +60,11 @@ from mountcache.locks import Lock
 from mountcache.overlay import Overlay
 from mountcache.sync import history, single
 from mountcache.sync.mount import Mount
-from mountcache.sync.remote import Options, Remote, check_offline
+from mountcache.sync.options import Offline, Options, check_offline
+from mountcache.sync.remote import Remote
 from mountcache.sync.report import PushResult
 from mountcache.sync.status import staged
+from mountcache.sync.switch import read_switch, turn_switch
 
 __all__ = ["MountedStore"]
 
@@ -82,7 +84,10 @@ class MountedStore(AbstractStore):
         Seconds for which a copy is used without asking; None: as upstream says.
     offline
         "auto" serves copies while upstream is out of reach, and leaves it alone for a while;
-        "always" never asks; "never" raises instead; "prefer" takes any copy there is first.
+        "always" never asks; "never" raises instead; "prefer" takes any copy there is first. What
+        `set_offline` said for the directory counts more.
+    insist_offline
+        Let `offline` count more than that.
     author
         Who makes the edits; ``MOUNTCACHE_AUTHOR``, or the user's name at the host, if None.
     probe
@@ -102,6 +107,7 @@ class MountedStore(AbstractStore):
         *,
         max_age: float | None = None,
         offline: str = "auto",
+        insist_offline: bool = False,
         author: str | None = None,
         probe: bool = False,
         clock: Callable[[], float] = time.time,
@@ -115,7 +121,9 @@ class MountedStore(AbstractStore):
         self._author = author or default_author()
         self._may_probe = probe
         self._clock = clock
-        self._options = Options(max_age=max_age, offline=check_offline(offline))
+        self._chosen = Options(
+            max_age=max_age, offline=check_offline(offline), insists=insist_offline
+        )
         self._local = mirrored(mount_store)
         self._mirror = self._local if isinstance(self._local, Mirror) else None
         self._opening = Lock()
@@ -129,7 +137,7 @@ class MountedStore(AbstractStore):
     def __reduce__(self) -> tuple[object, ...]:
         # Another process opens both ends for itself; listeners stay here.
         ends = (self.mount_point, self.mount_store, self.backing_store)
-        return _again, (ends, self._author, self._may_probe, self._clock, self._options)
+        return _again, (ends, self._author, self._may_probe, self._clock, self._chosen)
 
     # -- the two ends --------------------------------------------------------------------
 
@@ -198,6 +206,7 @@ class MountedStore(AbstractStore):
         if not self.mount_store.is_connected():
             self.mount_store.connect()
             self._connected_here.append(self.mount_store)
+        remote = self._remote  # from here on the directory's switch counts
         if not self.backing_store.is_connected():
             try:
                 self.backing_store.connect(credentials)
@@ -209,13 +218,13 @@ class MountedStore(AbstractStore):
                 if self._options.offline != "always":
                     raise
             self._connected_here.append(self.backing_store)
-        remote = self._remote
         super().connect(credentials)
-        if remote.poll and self._poller is None and self._options.offline != "always":
+        never = self._chosen.offline == "always" and self._chosen.insists
+        if remote.poll and self._poller is None and not never:
             self._stop_polling.clear()
             self._poller = threading.Thread(
                 target=remote.poll_until,
-                args=(self._stop_polling, self._options),
+                args=(self._stop_polling, self._chosen),
                 name="mountcache-poll",
                 daemon=True,
             )
@@ -277,20 +286,48 @@ class MountedStore(AbstractStore):
         view.__dict__.update(self.__dict__)
         _ = self.mount
         view.__dict__.update(self.__dict__)
-        options = self._options
-        view._options = replace(
+        options = self._chosen
+        view._chosen = replace(
             options,
             max_age=options.max_age if max_age is None else max_age,
             offline=options.offline if offline is None else check_offline(offline),
             deadline=options.deadline if deadline is None else deadline,
             fill=options.fill if fill is None else fill,
             partial=options.partial if partial is None else partial,
+            insists=options.insists or offline is not None,
         )
         return view
 
+    @property
+    def _options(self) -> Options:
+        """How calls go about it now."""
+        remote = self._remote_
+        return self._chosen if remote is None else remote.in_force(self._chosen)
+
+    def set_offline(self, how: str | None) -> None:
+        """Say for all processes of this directory how they work offline, until further notice.
+
+        It counts more than what each was made with, and less than `with_options`. Those that have
+        the directory open heed it within a second; a push, pull or prefetch is refused while it
+        is "always".
+
+        Parameters
+        ----------
+        how
+            "auto", "always", "never" or "prefer"; None: as each was made.
+        """
+        turn_switch(self.mount.catalog, how)
+        self._remote.switch.look_again()
+
+    @property
+    def offline_switch(self) -> Offline | None:
+        """What `set_offline` said for this directory; None if nothing."""
+        return read_switch(self.mount.catalog)
+
     def is_offline(self) -> bool:
-        """Whether upstream is left alone now, after a failure or by `offline="always"`."""
-        return self._options.offline == "always" or self._remote.is_resting()
+        """Whether upstream is left alone now: after a failure, or because it is set so."""
+        remote = self._remote
+        return self._options.offline == "always" or remote.is_resting()
 
     # -- reading -------------------------------------------------------------------------
 
@@ -890,5 +927,5 @@ def _again(
 ) -> MountedStore:
     """Return a store like one of another process."""
     store = MountedStore(*ends, author=author, probe=probe, clock=clock)
-    store._options = options
+    store._chosen = options
     return store

@@ -39,8 +39,9 @@ from mountcache.local.value import Snapshot
 from mountcache.local.view import matcher
 from mountcache.sync import fetch
 from mountcache.sync.mount import Mount
+from mountcache.sync.options import Options
 from mountcache.sync.promise import promise_for, promise_of
-from mountcache.sync.remote import Options, Remote
+from mountcache.sync.remote import Remote
 from mountcache.sync.turns import Turns
 
 __all__ = ["Overlay"]

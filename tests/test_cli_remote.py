@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pty
 import signal
 import time
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from pathlib import Path
 
+import keyring
 import pytest
+from keyring.backend import KeyringBackend
+from keyring.backends import fail
+from keyring.credentials import SimpleCredential
 
+import mountcache
+from mountcache import sync
+from mountcache.config import Settings
+from mountcache.errors import StoreUnavailableError
 from mountcache.local.disk import DiskCacheStore
-from mountcache.serve import Origin
+from mountcache.serve import Origin as Repository
+from mountcache.testing import Origin
 from mountcache.values import StringValue
 from tests.command import ROOT, TIME, Ended, Inside, environment, words
-from tests.servers import Nginx, Reply, ScriptedServer, nginx, scripted
+from tests.servers import CLOSE, Nginx, Reply, ScriptedServer, nginx, scripted
 
 __all__ = ["nginx", "scripted"]
 
 
 @pytest.fixture
-def origin(tmp_path: Path) -> Iterator[Origin]:
-    with DiskCacheStore(tmp_path / "origin", min_free=0) as repository:
-        repository.set("k", StringValue(b"theirs", {}))
-        with Origin(repository) as server:
-            yield server
+def origin() -> Iterator[Origin]:
+    with Origin({"k": (b"theirs", {})}) as server:
+        yield server
 
 
 def shell_at(folder: Path, *lines: str) -> Inside:
@@ -242,3 +251,299 @@ def test_probe_is_told_and_remembered(plain: tuple[Inside, Path]) -> None:
     assert "--probe" not in shell("doctor").err
     assert not list((root / "data").iterdir())
     assert json.loads((root / "index.json").read_text()) == {}
+
+
+# -- remote ----------------------------------------------------------------------------------
+
+
+def test_remote_show_tells_what_is_known(shell: Inside, origin: Origin) -> None:
+    assert shell("ls").text == "k\n"
+    told = shell("remote", "show", "--json")
+    (found,) = told.documents
+    assert told.code == 0
+    assert found["url"] == origin.url
+    assert found["identity"] == f"{origin.url}keys/"
+    assert (found["reachable"], found["grade"], found["known"]) == (True, "A", 1)
+    text = shell("remote", "show").text
+    assert "grade A" in text
+    assert "1 keys" in text
+    origin.stop()
+    told = shell("remote", "show", "--json")
+    assert (told.code, told.documents[0]["reachable"], told.documents[0]["known"]) == (4, False, 1)
+    told = shell("remote", "show", "--offline", "--json")
+    assert (told.code, told.documents[0]["reachable"]) == (0, None)
+
+
+def test_remote_show_shows_no_secrets(shell: Inside, origin: Origin) -> None:
+    shell_at(shell.folder, f'url = "{origin.url}"', 'auth = "command:echo ada:s3cret-word"')
+    for args in (("remote", "show"), ("remote", "show", "--json"), ("config",), ("doctor",)):
+        told = shell(*args)
+        assert told.code == 0, told
+        assert "s3cret" not in told.text + told.err
+    shell_at(shell.folder, f'url = "{origin.url}"', 'auth = "command:false s3cret-word"')
+    told = shell("remote", "show")
+    assert told.code == 3
+    assert "s3cret" not in told.text + told.err
+
+
+def test_remote_set_url_follows_upstream_and_keeps_comments_and_edits(
+    shell: Inside, origin: Origin, tmp_path: Path
+) -> None:
+    config = shell.folder / "mountcache.toml"
+    text = (
+        '# ours\n[mount.other]\nurl = "https://other.example/"  # stays\n\n'
+        f'[mount."here"]\n  url=\'{origin.url}\'   # the old one\nauthor = "ada"\n'
+    )
+    config.write_text(text)
+    config.chmod(0o640)
+    assert shell("cat", "k", "--mount", "here").out == b"theirs"
+    shell("put", "mine", "--mount", "here", given=b"mine")
+    shell("put", "k", "--mount", "here", given=b"mine")
+    with DiskCacheStore(tmp_path / "moved") as repository:
+        repository.set("k", StringValue(b"theirs", {}))
+        with Repository(repository) as moved:
+            told = shell("remote", "set-url", moved.url.rstrip("/"), "--mount", "here", "--json")
+            assert told.code == 0, told
+            assert told.documents == [
+                {"url": moved.url, "before": origin.url, "staged": 2, "reachable": True}
+            ]
+            wanted = text.replace(f"'{origin.url}'", f'"{moved.url}"')
+            assert config.read_text() == wanted
+            assert config.stat().st_mode & 0o777 == 0o640
+            assert [each.name for each in shell.folder.glob("*toml*")] == ["mountcache.toml"]
+            assert shell("push", "--mount", "here").code == 0
+            assert repository.to_bytes("mine") == b"mine"
+            # Its digest says that the new upstream has what the edit was made from.
+            assert repository.to_bytes("k") == b"mine"
+
+
+@pytest.mark.parametrize("word", ["nowhere", "ftp://h/", "http://ada:s3cret@h/"])
+def test_remote_set_url_refuses_what_is_none(shell: Inside, word: str) -> None:
+    before = (shell.folder / "mountcache.toml").read_text()
+    told = shell("remote", "set-url", word)
+    one_sentence(told, 3, "URL")
+    assert "s3cret" not in told.err
+    assert (shell.folder / "mountcache.toml").read_text() == before
+
+
+def test_remote_set_url_refuses_what_is_something_else(
+    shell: Inside, scripted: ScriptedServer
+) -> None:
+    config = shell.folder / "mountcache.toml"
+    before = config.read_text()
+    assert shell("cat", "k").code == 0
+    one_sentence(shell("remote", "set-url", scripted.url), 3, "isn't what is mounted here")
+    assert config.read_text() == before
+    url = scripted.url
+    scripted.stop()
+    told = shell("remote", "set-url", url)  # out of reach: nobody can say
+    assert (told.code, "out of reach" in told.err) == (0, True)
+    assert url in config.read_text()
+    assert shell("cat", "k").out == b"theirs"
+
+
+def test_remote_set_url_leaves_to_a_person_what_it_cant_change(
+    shell: Inside, origin: Origin
+) -> None:
+    config = shell.folder / "mountcache.toml"
+    for text in (
+        f'mount = {{ a = {{ url = "{origin.url}" }} }}\n',
+        f'mount.a.url = "{origin.url}"\n',
+        f'url = """{origin.url}"""\n',
+        f'author = """\nurl = "x"\n"""\n"u\\u0072l" = "{origin.url}"\n',
+    ):
+        config.write_text(text)
+        one_sentence(shell("remote", "set-url", "http://h/"), 3, "mountcache rebind")
+        assert config.read_text() == text
+
+
+def test_remote_set_url_stays_while_a_push_is_without_an_answer(
+    scripted: ScriptedServer, tmp_path: Path
+) -> None:
+    lines = (f'url = "{scripted.url}"', 'layout = "static"', 'write = "put"')
+    shell = shell_at(tmp_path / "here", *lines)
+    scripted.on("GET", "/index.json", Reply(200, b"{}"))
+    scripted.on("PUT", "/data/a", CLOSE)
+    shell("put", "a", given=b"mine")
+    assert shell("push").code != 0
+    one_sentence(shell("remote", "set-url", "http://127.0.0.1:9/"), 3, "without an answer")
+    assert scripted.url in (shell.folder / "mountcache.toml").read_text()
+
+
+# -- offline ---------------------------------------------------------------------------------
+
+
+def test_offline_on_is_heeded_by_every_command(shell: Inside, origin: Origin) -> None:
+    assert shell("cat", "k").code == 0
+    assert shell("offline").text == "offline: auto (not switched)\n"
+    assert shell("offline", "on").text == "offline: always (switched to always)\n"
+    origin.requests.clear()
+    assert shell("cat", "k").out == b"theirs"
+    assert shell("put", "mine", given=b"mine").code == 0
+    assert "offline is switched to always" in shell("status").err
+    for args in (("push",), ("pull",), ("prefetch",), ("push", "--dry-run"), ("cat", "z")):
+        assert shell(*args).code in (3, 4), args
+    one_sentence(shell("push"), 4, "`mountcache offline off`")
+    assert shell("doctor").code == 0
+    (found,) = shell("remote", "show", "--json").documents
+    assert (found["offline"], found["reachable"]) == ("always", None)
+    assert not origin.requests
+    # The environment counts more, for its process.
+    assert shell("info", "k", MOUNTCACHE_OFFLINE="never").code == 0
+    assert origin.requests
+    assert shell("offline", "off").code == 0
+    assert shell("push").code == 0
+    assert "switched" not in shell("status").err
+
+
+def test_offline_counts_more_than_the_file_and_off_is_as_the_file_says(
+    shell: Inside, origin: Origin
+) -> None:
+    shell_at(shell.folder, f'url = "{origin.url}"', 'offline = "always"')
+    assert shell("cat", "k").code == 4
+    assert shell("offline", "auto", "--json").documents == [{"switch": "auto", "offline": "auto"}]
+    assert shell("cat", "k").out == b"theirs"
+    assert shell("offline", "off", "--json").documents == [{"switch": None, "offline": "always"}]
+    assert shell("offline", "sometimes").code == 64
+    assert shell("offline", "on", MOUNTCACHE_OFFLINE="prefer").text.startswith("offline: prefer")
+
+
+def test_process_that_has_the_directory_open_heeds_the_switch(
+    shell: Inside, origin: Origin
+) -> None:
+    with mountcache.open(shell.folder) as store, mountcache.open(shell.folder) as other:
+        assert store.exists("k")
+        assert not store.is_offline()
+        assert shell("offline", "on").code == 0
+        ends = time.monotonic() + TIME
+        while not store.is_offline() and time.monotonic() < ends:
+            time.sleep(0.05)
+        assert store.is_offline()
+        with pytest.raises(StoreUnavailableError, match="offline off"):
+            store.to_bytes("k")
+        with pytest.raises(StoreUnavailableError, match="offline off"):
+            sync.prefetch(store)
+        assert store.with_options(offline="auto").to_bytes("k") == b"theirs"
+        other.set_offline(None)
+        assert other.offline_switch is None
+        assert not other.is_offline()
+
+
+def test_directory_that_is_offline_needs_no_credentials(shell: Inside, origin: Origin) -> None:
+    assert shell("cat", "k").code == 0
+    assert shell("offline", "on").code == 0
+    shell_at(shell.folder, f'url = "{origin.url}"', 'auth = "env:NOT_SET_HERE"')
+    assert shell("cat", "k").out == b"theirs"
+
+
+# -- config ----------------------------------------------------------------------------------
+
+
+def test_config_tells_where_each_setting_comes_from(shell: Inside, origin: Origin) -> None:
+    shell_at(
+        shell.folder, f'url = "{origin.url}"', "max_age = 60", 'author = "ada"', "[limits]",
+        "requests = 5",
+    )  # fmt: skip
+    assert shell("cat", "k").code == 0
+    told = shell("config", "--json", MOUNTCACHE_AUTHOR="bob")
+    (found,) = told.documents
+    settings = found["settings"]
+    assert found["file"] == str(shell.folder / "mountcache.toml")
+    assert settings["url"] == {"value": origin.url, "source": "file"}
+    assert settings["max_age"] == {"value": 60.0, "source": "file"}
+    assert settings["author"] == {"value": "bob", "source": "MOUNTCACHE_AUTHOR"}
+    assert settings["offline"] == {"value": "auto", "source": "default"}
+    assert settings["limits"]["value"]["requests"] == 5
+    assert settings["dir"] == {"value": str(shell.folder / ".mountcache"), "source": "default"}
+    assert {each.name for each in dataclasses.fields(Settings)} == set(settings)
+    shell("offline", "on")
+    (found,) = shell("config", "--json").documents
+    assert found["settings"]["offline"] == {"value": "always", "source": "mountcache offline"}
+    (found,) = shell("config", "--json", MOUNTCACHE_OFFLINE="prefer").documents
+    assert found["settings"]["offline"] == {"value": "prefer", "source": "MOUNTCACHE_OFFLINE"}
+    assert "author" in shell("config").text
+
+
+# -- login and logout ------------------------------------------------------------------------
+
+
+class Vault(KeyringBackend):
+    """A keyring of the system, as the keyring package sees it."""
+
+    priority = 1.0  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[tuple[str, str], str] = {}
+
+    def get_password(self, service: str, username: str) -> str | None:
+        return self.kept.get((service, username))
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        self.kept[service, username] = password
+
+    def delete_password(self, service: str, username: str) -> None:
+        del self.kept[service, username]
+
+    def get_credential(self, service: str, username: str | None) -> SimpleCredential | None:
+        for (host, user), password in self.kept.items():
+            if host == service and username in (None, user):
+                return SimpleCredential(user, password)
+        return None
+
+
+class ByUserAlone(Vault):
+    """One that finds a password only by its user."""
+
+    def get_credential(self, service: str, username: str | None) -> SimpleCredential | None:
+        return None if username is None else super().get_credential(service, username)
+
+
+@pytest.fixture
+def vault() -> Iterator[Vault]:
+    before, kept = keyring.get_keyring(), Vault()
+    keyring.set_keyring(kept)
+    yield kept
+    keyring.set_keyring(before)
+
+
+def test_login_keeps_what_is_used_and_logout_removes_it(
+    shell: Inside, scripted: ScriptedServer, vault: Vault
+) -> None:
+    shell_at(shell.folder, f'url = "{scripted.url}"', 'layout = "static"', 'auth = "keyring"')
+    scripted.on("GET", "/index.json", Reply(200, b"{}"))
+    told = shell("remote", "show")
+    assert (told.code, "mountcache login" in told.text) == (3, True), told
+    for user, password in (("bob", b"old"), ("ada", b"s3cret word"), ("ada", b"n3w: one")):
+        told = shell("login", "--user", user, given=password + b"\nmore\n")
+        assert told.code == 0
+        assert password.decode() not in told.text + told.err
+    assert vault.kept == {("127.0.0.1", "ada"): "n3w: one"}
+    assert shell("remote", "show").code == 0
+    sent = scripted.requests[-1].headers["authorization"].removeprefix("Basic ")
+    assert b64decode(sent) == b"ada:n3w: one"
+    assert shell("logout", "--json").documents == [{"host": "127.0.0.1", "user": "ada"}]
+    assert not vault.kept
+    one_sentence(shell("logout"), 3, "nothing for the service 127.0.0.1")
+
+
+def test_login_says_what_is_missing(shell: Inside, vault: Vault) -> None:
+    one_sentence(shell("login", given=b"word\n"), 3, "--user")
+    one_sentence(shell("login", "--user", "ada", given=b"\n"), 3, "empty password")
+    assert shell("login", "--user", "ada", "--password", "x").code == 64
+    assert not vault.kept
+    told = shell("login", "--user", "ada", given=b"word")
+    assert (told.code, 'auth = "keyring"' in told.err) == (0, True)
+    keyring.set_keyring(ByUserAlone())
+    one_sentence(shell("login", "--user", "ada", given=b"word\n"), 3, "by user alone")
+    keyring.set_keyring(fail.Keyring())
+    one_sentence(shell("login", "--user", "ada", given=b"word\n"), 3, "no keyring")
+
+
+def test_password_at_a_terminal_isnt_shown(shell: Inside) -> None:
+    env = {"PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring"}
+    code, seen = at_terminal(shell.folder, "s3cret\n", "login", "--user", "ada", **env)
+    assert code == 3
+    assert "Password of ada at 127.0.0.1" in seen
+    assert "no keyring" in seen
+    assert "s3cret" not in seen

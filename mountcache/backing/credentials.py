@@ -9,7 +9,8 @@ import netrc
 import os
 import shlex
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
     from mountcache.abc import AbstractReadOnlyStore
 
-__all__ = ["Bearer", "Login", "login_of", "made_anew", "may_change"]
+__all__ = [
+    "Bearer", "Login", "keep_in_keyring", "login_of", "made_anew", "may_change",
+    "remove_from_keyring",
+]  # fmt: skip
 
 _COMMAND_SECONDS: Final = 60.0
 
@@ -165,17 +169,77 @@ def _from_netrc(host: str) -> _Found:
     return login, password or ""
 
 
-def _from_keyring(host: str) -> _Found:
+@contextmanager
+def _keyring() -> Iterator[Any]:
+    """Give the package keyring; what it raises is told in one sentence."""
     try:
         import keyring
+        from keyring.errors import KeyringError, NoKeyringError
     except ImportError:
         raise ConfigurationError(
             'auth is keyring, which needs the package: pip install "mountcache[keyring]"'
         ) from None
-    found = keyring.get_credential(host, None)
+    try:
+        yield keyring
+    except NoKeyringError:
+        raise ConfigurationError(
+            "this system has no keyring that could be used: install one, or say auth = "
+            '"netrc", "env:NAME" or "command:CMD" in mountcache.toml instead'
+        ) from None
+    except KeyringError as error:
+        said = str(error) or type(error).__name__
+        raise ConfigurationError(f"the keyring doesn't do it: {said}; unlock it") from None
+
+
+def _from_keyring(host: str) -> _Found:
+    with _keyring() as keyring:
+        found = keyring.get_credential(host, None)
     if found is None:
-        raise ConfigurationError(f"auth is keyring, which has nothing for the service {host}")
+        raise ConfigurationError(
+            f"auth is keyring, which has nothing for the service {host}; `mountcache login` asks "
+            "for it"
+        )
     return found.username, found.password
+
+
+def keep_in_keyring(host: str, user: str, password: str) -> None:
+    """Keep a password in the system's keyring, in the place of any other of that host.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no keyring, or it doesn't take it.
+    """
+    with _keyring() as keyring:
+        before = keyring.get_credential(host, None)
+        keyring.set_password(host, user, password)
+        now = keyring.get_credential(host, None)
+        if now is None:
+            keyring.delete_password(host, user)
+            raise ConfigurationError(
+                f"this system's keyring ({type(keyring.get_keyring()).__name__}) gives passwords "
+                'out by user alone; say auth = "netrc", "env:NAME" or "command:CMD" instead'
+            )
+        if before is not None and before.username != user:
+            # Which of two is given out isn't said anywhere.
+            keyring.delete_password(host, before.username)
+
+
+def remove_from_keyring(host: str) -> str:
+    """Remove a host's password from the system's keyring, and return whose it was.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none, or no keyring.
+    """
+    with _keyring() as keyring:
+        found = keyring.get_credential(host, None)
+        if found is not None:
+            user: str = found.username
+            keyring.delete_password(host, user)
+            return user
+    raise ConfigurationError(f"the keyring has nothing for the service {host}")
 
 
 def _from_environment(name: str) -> _Found:

@@ -7,6 +7,7 @@ import click
 from mountcache import __version__
 from mountcache.cli.codes import TABLE
 from mountcache.cli.comparing import diff
+from mountcache.cli.configuring import config, login, logout, offline
 from mountcache.cli.doctoring import doctor
 from mountcache.cli.editing import drop, mv, put, revert, rm
 from mountcache.cli.history import hold, log, unhold, watch
@@ -16,6 +17,7 @@ from mountcache.cli.moving import rebind
 from mountcache.cli.paths import path
 from mountcache.cli.pulling import pull
 from mountcache.cli.reading import cat, get, ls, prefetch
+from mountcache.cli.remoting import remote
 from mountcache.cli.resolving import resolve
 from mountcache.cli.saving import backup, migrate, restore
 from mountcache.cli.session import color, config_option
@@ -56,7 +58,8 @@ def app(ctx: click.Context) -> None:
 
 for _command in (
     init, ls, query, info, meta, get, cat, path, put, rm, mv, status, diff, push, apply, resolve,
-    revert, undo, pull, hold, unhold, log, watch, drop, prefetch, rebind, backup, restore, migrate,
+    revert, undo, pull, hold, unhold, log, watch, drop, prefetch,
+    offline, remote, rebind, login, logout, config, backup, restore, migrate,
     doctor, index, serve, demo,
 ):  # fmt: skip
     app.add_command(_command)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
@@ -27,6 +28,7 @@ from mountcache.cli.session import (
 
 if TYPE_CHECKING:
     from mountcache.config import Settings
+    from mountcache.local.disk import DiskCacheStore
     from mountcache.mounted import MountedStore
     from mountcache.sync import Grading, Reach
 
@@ -89,7 +91,7 @@ def doctor(
         _ask_whether(path, settings, yes=yes)
     left = _of_directory(told, settings, repair=repair)
     unreached = False
-    if offline or settings.offline == "always":
+    if offline or settings.offline == "always" or _is_switched_off(settings, sound=not left):
         told.fact("upstream", f"{settings.url} wasn't asked")
     else:
         with _store(settings, make=probe, sound=not left) as store:
@@ -177,6 +179,17 @@ def _store(settings: Settings, *, make: bool, sound: bool) -> Iterator[MountedSt
     store = mounted_store(settings)
     with store.mount_store:
         yield store
+
+
+def _is_switched_off(settings: Settings, *, sound: bool) -> bool:
+    """Whether the directory is switched to work offline."""
+    from mountcache.sync.switch import read_switch
+
+    with _store(settings, make=False, sound=sound) as store:
+        if store is None or os.environ.get("MOUNTCACHE_OFFLINE"):
+            return False
+        local = cast("DiskCacheStore", store.mount_store)
+        return read_switch(local.catalog) == "always"
 
 
 # -- upstream ----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +29,7 @@ __all__ = [
     "configured_mounts",
     "json_option",
     "named_file",
+    "named_mount",
     "note",
     "opened",
     "progress",
@@ -112,6 +113,12 @@ def named_file() -> Path:
     return find_file(click.get_current_context().meta.get(_CONFIG))
 
 
+def named_mount() -> str | None:
+    """Return the mount that ``--mount`` names."""
+    mount: str | None = click.get_current_context().meta.get(_MOUNT)
+    return mount
+
+
 def configured() -> tuple[Path, Settings]:
     """Return the mountcache.toml to use, and what it says of the mount that was named."""
     from mountcache.config import find_file, read_settings
@@ -167,6 +174,8 @@ def write_whole(file: str, text: str) -> None:
             out.write(text)
             out.flush()
             os.fsync(out.fileno())
+        with suppress(FileNotFoundError):
+            there.chmod(path.stat().st_mode & 0o7777)
         os.replace(there, path)
     finally:
         there.unlink(missing_ok=True)

@@ -54,9 +54,12 @@ def status(
     with opened() as store:
         wanted = "*" if pattern is None else pattern_of(pattern, exact=exact)
         found = staged(store, wanted, group=group, remote=remote)
+        switch = store.offline_switch
         if not found.edits and pattern is not None and next(store.staged(), None) is not None:
             raise nothing_matches(pattern, "nothing staged", "status", store.exists)
     conflicts = [edit.key for edit in found.conflicts]
+    if switch is not None:
+        note(f"offline is switched to {switch} here; `mountcache offline off` ends that")
     if as_json:
         show(
             {
@@ -64,6 +67,7 @@ def status(
                 "staged_bytes": found.staged_bytes,
                 "oldest": found.oldest,
                 "conflicts": conflicts,
+                "offline": switch,
             }
         )
     elif porcelain:

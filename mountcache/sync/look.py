@@ -13,6 +13,7 @@ from mountcache.jsonform import spelling
 from mountcache.local.records import Edit
 from mountcache.sync.judge import Theirs, Verdict, judge
 from mountcache.sync.mount import Mount
+from mountcache.sync.switch import refuse_offline
 
 __all__ = ["VERIFY_LIMIT", "Progress", "look", "looked_at"]
 
@@ -38,6 +39,7 @@ def look(mount: Mount, key: str, *, digest: bool = False) -> Theirs:
     StoreUnavailableError
         If upstream can't be asked.
     """
+    refuse_offline(mount)
     for attempt in range(_TRIES):
         looked = time.monotonic()
         try:

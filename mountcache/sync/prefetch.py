@@ -24,6 +24,7 @@ from mountcache.sync.pacing import at_most, at_once
 from mountcache.sync.promise import promise_for, promise_of
 from mountcache.sync.remote import Patience
 from mountcache.sync.source import Source, begin
+from mountcache.sync.switch import refuse_offline
 
 __all__ = ["Came", "PrefetchReport", "arriving", "fetched", "is_here", "prefetch"]
 
@@ -92,6 +93,7 @@ def prefetch(
     """
     mount = store.mount
     mount.staging.refuse_in_transaction("prefetch")
+    refuse_offline(mount)
     if workers < 1:
         raise ValueError(f"a prefetch has at least 1 worker, not {workers}")
     skip = len(mount.prefix)

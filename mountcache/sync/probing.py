@@ -26,6 +26,7 @@ from mountcache.abc import (
 from mountcache.errors import ConfigurationError, StoreError
 from mountcache.local.remembered import recall, remember
 from mountcache.sync.mount import Mount, Mounted
+from mountcache.sync.switch import refuse_offline
 
 __all__ = ["SCRATCH", "Grading", "enforced", "grading", "grading_of", "probe", "probe_if_wanted"]
 
@@ -149,6 +150,7 @@ def probe(store: Mounted) -> Grading:
     """
     mount = store.mount
     mount.staging.refuse_in_transaction("probe")
+    refuse_offline(mount)
     with mount.journal.pushing():
         _probe(mount)
     return grading(store)

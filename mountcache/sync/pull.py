@@ -22,6 +22,7 @@ from mountcache.sync.pacing import at_most
 from mountcache.sync.prefetch import Came, arriving, fetched, is_here
 from mountcache.sync.promise import promise_of
 from mountcache.sync.status import status
+from mountcache.sync.switch import refuse_offline
 
 __all__ = ["PullReport", "pull"]
 
@@ -80,6 +81,7 @@ def pull(
     """
     mount = store.mount
     mount.staging.refuse_in_transaction("pull")
+    refuse_offline(mount)
     if workers < 1:
         raise ValueError(f"a pull has at least 1 worker, not {workers}")
     with at_most(mount, bwlimit):

@@ -41,6 +41,7 @@ from mountcache.sync.report import (
     policy_of,
 )
 from mountcache.sync.status import staged_edit
+from mountcache.sync.switch import refuse_offline
 
 __all__ = ["HELD", "brake", "chosen", "named", "push", "push_mount"]
 
@@ -160,6 +161,7 @@ def push_mount(
     if keys is None and next(mount.catalog.edits(), None) is None and not mount.catalog.ops():
         # Nothing to ask anybody about.
         return PushReport(tuple(_unsent(mount, filter(None, (marker,)), ())))
+    refuse_offline(mount)
     _check_writable(mount)
     with mount.journal.pushing():
         probe_if_wanted(mount)

@@ -6,14 +6,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, TypeVar, cast
+from dataclasses import replace
+from typing import TypeVar
 
 from mountcache.abc import SupportsIndex
 from mountcache.deadline import within
 from mountcache.errors import (
     AuthorizationError,
-    ConfigurationError,
     StoreError,
     StoreUnavailableError,
     UpstreamError,
@@ -28,27 +27,10 @@ from mountcache.jsonform import parse
 from mountcache.local import listing
 from mountcache.locks import Lock
 from mountcache.sync.mount import Mount
+from mountcache.sync.options import Options
+from mountcache.sync.switch import Switch
 
-__all__ = ["Offline", "Options", "Patience", "Remote"]
-
-Offline = Literal["auto", "always", "never", "prefer"]
-OFFLINE = ("auto", "always", "never", "prefer")
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How calls of a mount go about it."""
-
-    max_age: float | None = None
-    """Seconds for which a copy is used without asking; None: as upstream says."""
-    offline: Offline = "auto"
-    deadline: float | None = None
-    """Seconds that upstream may take to answer one call."""
-    fill: bool = True
-    """Whether what is read is kept."""
-    partial: bool = False
-    """Whether a query may leave out what can't be known."""
-
+__all__ = ["Patience", "Remote"]
 
 _EVENTS = {"set": StoreSetEvent, "update": StoreUpdateEvent, "delete": StoreDeleteEvent}
 
@@ -99,6 +81,12 @@ class Remote:
         self._pause = 0.0
         self._until = 0.0
         self._read_since_connect = False
+        self.switch = Switch(mount.catalog)
+
+    def in_force(self, options: Options) -> Options:
+        """Return options with what the directory's switch says, unless they insist."""
+        says = None if options.insists else self.switch.says
+        return options if says in (None, options.offline) else replace(options, offline=says)
 
     # -- asking --------------------------------------------------------------------------
 
@@ -114,6 +102,10 @@ class Remote:
         return self.watch(question, options)
 
     def _refuse_while_resting(self, options: Options) -> None:
+        if options.offline == "always" and not options.insists and self.switch.says is not None:
+            raise StoreUnavailableError(
+                "this directory is switched to work offline; `mountcache offline off` ends that"
+            )
         if options.offline == "always":
             raise StoreUnavailableError("this store is set to work offline; set offline='auto'")
         if options.offline != "never" and self.is_resting():
@@ -262,17 +254,11 @@ class Remote:
         if not period:
             return
         while not stop.wait(period):
+            now = self.in_force(options)
+            if now.offline == "always":
+                continue
             try:
                 # Another process may have polled a moment ago: then its answer counts.
-                self.update_index(options, max_age=period * 0.9)
+                self.update_index(now, max_age=period * 0.9)
             except StoreError as error:
                 _logger.info("the index couldn't be polled: %s", error)
-
-
-def check_offline(offline: str) -> Offline:
-    """Return `offline` if it is one of the ways to work offline."""
-    if offline not in OFFLINE:
-        raise ConfigurationError(
-            f"{offline!r} is no way to work offline; choose one of {', '.join(OFFLINE)}"
-        )
-    return cast("Offline", offline)
