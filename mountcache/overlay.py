@@ -189,7 +189,14 @@ class Overlay:
     # -- through an index ----------------------------------------------------------------
 
     def _indexed_value(self, key: str, options: Options, *, data: bool) -> Value:
-        stale = self.refresh_index(options)
+        try:
+            stale = self.refresh_index(options)
+        except StoreUnavailableError:
+            known = self._catalog.row(key)
+            # Of a key that came here in a bundle more is known than of all the others.
+            if options.offline == "never" or known.copy is None or known.entry is None:
+                raise
+            stale = True
         row = self._with_sound_copy(self._mount.staging.row(key, mounted=True))
         entry, copy = row.entry, row.copy
         if entry is None or not entry.present:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from mountcache import __version__
+from mountcache.cli.bundling import bundle
 from mountcache.cli.codes import TABLE
 from mountcache.cli.comparing import diff
 from mountcache.cli.configuring import config, login, logout, offline
@@ -58,7 +59,7 @@ def app(ctx: click.Context) -> None:
 
 for _command in (
     init, ls, query, info, meta, get, cat, path, put, rm, mv, status, diff, push, apply, resolve,
-    revert, undo, pull, hold, unhold, log, watch, drop, prefetch,
+    revert, undo, pull, hold, unhold, log, watch, drop, prefetch, bundle,
     offline, remote, rebind, login, logout, config, backup, restore, migrate,
     doctor, index, serve, demo,
 ):  # fmt: skip

@@ -55,7 +55,14 @@ from mountcache.local.rows import base_columns, norm_of
 from mountcache.local.uploads import Arrived
 from mountcache.local.view import matcher, view
 
-__all__ = ["Announce", "AppliedMeanwhileError", "Staging", "next_seq", "result_base"]
+__all__ = [
+    "Announce",
+    "AppliedMeanwhileError",
+    "Staging",
+    "next_seq",
+    "remember",
+    "result_base",
+]
 
 _UPSERT_EDIT = """
 INSERT INTO edit (key, seq, norm, version, grp, partner, author, at, notes,
@@ -408,7 +415,7 @@ class Staging:
                 self._write_all(con, alone)
                 version = staged.draft.version
                 if op_id is not None:
-                    _remember(con, op_id, key, version, self.catalog.clock())
+                    remember(con, op_id, key, version, self.catalog.clock())
             self._announce(alone)
             return Pushed(version, enforced=True)
         if op_id is not None and (done := self.done(op_id)):
@@ -491,7 +498,7 @@ class Staging:
     def _remember_all(self, con: sqlite3.Connection, transaction: _Transaction) -> None:
         for key, staged in transaction.staged.items():
             if staged.op_id is not None:
-                _remember(con, staged.op_id, key, staged.draft.version, self.catalog.clock())
+                remember(con, staged.op_id, key, staged.draft.version, self.catalog.clock())
 
     def _check_reads(self, con: sqlite3.Connection, transaction: _Transaction) -> None:
         for key, (then, mounted) in transaction.read.items():
@@ -714,7 +721,7 @@ def _done(con: sqlite3.Connection, op_id: str) -> Pushed | None:
     return None if found is None else Pushed(found[0], enforced=True, replayed=True)
 
 
-def _remember(
+def remember(
     con: sqlite3.Connection, op_id: str, key: str, version: str | None, now: float
 ) -> None:
     """Remember a write that was applied, in its own commit; let the oldest go."""

@@ -7,6 +7,13 @@ by asking it for the two.
 from __future__ import annotations
 
 from mountcache.sync.about import About, Reach, about, reach
+from mountcache.sync.bundle import (
+    BundleConflictError,
+    BundleExport,
+    BundleImport,
+    export_bundle,
+    import_bundle,
+)
 from mountcache.sync.diff import MISSING, Difference, Shown, diff, side
 from mountcache.sync.plan import Plan, Step, apply, plan, read_plan
 from mountcache.sync.prefetch import PrefetchReport, prefetch
@@ -21,6 +28,9 @@ from mountcache.sync.trees import ExportReport, ImportReport, export_tree, impor
 __all__ = [
     "MISSING",
     "About",
+    "BundleConflictError",
+    "BundleExport",
+    "BundleImport",
     "Conflict",
     "Difference",
     "ExportReport",
@@ -41,9 +51,11 @@ __all__ = [
     "about",
     "apply",
     "diff",
+    "export_bundle",
     "export_tree",
     "grading",
     "grading_of",
+    "import_bundle",
     "import_tree",
     "in_conflict",
     "plan",
