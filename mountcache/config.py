@@ -12,8 +12,9 @@ import os
 import re
 import shlex
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -311,6 +312,7 @@ def open(  # noqa: A001 - as `mountcache.open`
     *,
     mount: str | None = None,
     credentials: Any = None,
+    lock: str | os.PathLike[str] | None = None,
     **overrides: Any,
 ) -> MountedStore:
     """Open the store that a mountcache.toml describes.
@@ -324,6 +326,9 @@ def open(  # noqa: A001 - as `mountcache.open`
         Which of several mounts.
     credentials
         As for the backing store's `connect`; None: those that `auth` names.
+    lock
+        A file that `mountcache lock` made: the store gives exactly the bytes that it names, and
+        can't be changed; see `mountcache.frozen.FrozenStore`.
     **overrides
         Keys of mountcache.toml. With `url`, and no `path`, no file is needed.
 
@@ -344,7 +349,8 @@ def open(  # noqa: A001 - as `mountcache.open`
         settings = _made("mountcache.open()", here, "", os.environ, overrides)
     else:
         settings = read_settings(find_file(path), mount=mount, overrides=overrides)
-    return open_store(settings, credentials, insist_offline=overrides.get("offline") is not None)
+    insist = overrides.get("offline") is not None
+    return open_store(settings, credentials, lock, insist_offline=insist)
 
 
 def _all_checked(where: str, table: Mapping[str, object]) -> dict[str, Any]:
@@ -566,13 +572,20 @@ def backing_store(settings: Settings) -> AbstractReadOnlyStore:
     )
 
 
-def mounted_store(settings: Settings, *, insist_offline: bool = False) -> MountedStore:
+def mounted_store(
+    settings: Settings,
+    lock: str | os.PathLike[str] | None = None,
+    *,
+    insist_offline: bool = False,
+) -> MountedStore:
     """Return the mounted store that settings describe; it isn't connected.
 
     Parameters
     ----------
     settings
         What the file and the environment say.
+    lock
+        A lock file that names the bytes of keys, see `mountcache.open`.
     insist_offline
         Let their `offline` count more than the switch of the directory, as it does in any case
         where ``MOUNTCACHE_OFFLINE`` says something.
@@ -580,7 +593,13 @@ def mounted_store(settings: Settings, *, insist_offline: bool = False) -> Mounte
     from mountcache.local.disk import DiskCacheStore
     from mountcache.mounted import MountedStore
 
-    return MountedStore(
+    make: Callable[..., MountedStore] = MountedStore
+    if lock is not None:
+        from mountcache.frozen import FrozenStore
+        from mountcache.sync.frozen import read_lock
+
+        make = partial(FrozenStore, read_lock(lock))
+    return make(
         settings.mount_point,
         DiskCacheStore(
             settings.dir,
@@ -600,9 +619,13 @@ def mounted_store(settings: Settings, *, insist_offline: bool = False) -> Mounte
 
 
 def open_store(
-    settings: Settings, credentials: Any = None, *, insist_offline: bool = False
+    settings: Settings,
+    credentials: Any = None,
+    lock: str | os.PathLike[str] | None = None,
+    *,
+    insist_offline: bool = False,
 ) -> MountedStore:
     """Return the mounted store that settings describe, connected; see `mounted_store`."""
-    store = mounted_store(settings, insist_offline=insist_offline)
+    store = mounted_store(settings, lock, insist_offline=insist_offline)
     store.connect(settings.auth if credentials is None else credentials)
     return store

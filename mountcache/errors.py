@@ -24,6 +24,7 @@ __all__ = [
     "InvalidKeyError",
     "InvalidMetadataError",
     "InvalidValueError",
+    "NotLockedError",
     "PushInProgressError",
     "ReadOnlyKeyError",
     "ReadOnlyStoreError",
@@ -137,6 +138,10 @@ class ConflictError(StoreError):
         self.key = key
         self.expected = expected
         self.found = found
+
+
+class NotLockedError(StoreError):
+    """The key isn't in the lock that is in force. Whether it is there isn't said."""
 
 
 class PushInProgressError(StoreError):

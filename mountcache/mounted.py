@@ -282,7 +282,7 @@ class MountedStore(AbstractStore):
         """
         if deadline is not None and deadline <= 0:
             raise ConfigurationError(f"a deadline is more than 0 seconds, not {deadline}")
-        view = MountedStore.__new__(MountedStore)
+        view = type(self).__new__(type(self))
         view.__dict__.update(self.__dict__)
         _ = self.mount
         view.__dict__.update(self.__dict__)

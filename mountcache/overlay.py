@@ -178,6 +178,21 @@ class Overlay:
             sha256 = edit.sha256 or edit.base.sha256
             self._catalog.hand_out_edit(edit.key, edit.kind, edit.meta, sha256, edit.base)
 
+    def beneath(self, key: str, options: Options) -> Value:
+        """Return the value of a key as if nothing were staged; raises as `value` does."""
+        row = self._mount.staging.row(key, mounted=True)
+        if row.edit is None:
+            return self.value(key, options)
+        row = self._with_sound_copy(row)
+        return reread(lambda: self._asked_value(replace_edit(row), options, data=False), key)
+
+    def asked(self, key: str, options: Options) -> Value:
+        """Return what upstream has now, whatever is staged or fresh here, its download begun."""
+        row = self._with_sound_copy(self._mount.staging.row(key, mounted=True))
+        if row.edit is None and row.copy is None:
+            return self.value(key, options, data=True)
+        return reread(lambda: self._upstream_value(replace_edit(row), options, data=True), key)
+
     def base_value(self, row: Row, options: Options) -> tuple[Value, bool]:
         """Return upstream's value under a metadata edit, and whether it has moved on."""
         edit = row.edit

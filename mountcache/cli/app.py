@@ -11,6 +11,7 @@ from mountcache.cli.comparing import diff
 from mountcache.cli.configuring import config, login, logout, offline
 from mountcache.cli.doctoring import doctor
 from mountcache.cli.editing import drop, mv, put, revert, rm
+from mountcache.cli.freezing import lock
 from mountcache.cli.history import hold, log, unhold, watch
 from mountcache.cli.indexing import index
 from mountcache.cli.metadata import info, meta, query
@@ -59,7 +60,7 @@ def app(ctx: click.Context) -> None:
 
 for _command in (
     init, ls, query, info, meta, get, cat, path, put, rm, mv, status, diff, push, apply, resolve,
-    revert, undo, pull, hold, unhold, log, watch, drop, prefetch, bundle,
+    revert, undo, pull, hold, unhold, log, watch, drop, prefetch, lock, bundle,
     offline, remote, rebind, login, logout, config, backup, restore, migrate,
     doctor, index, serve, demo,
 ):  # fmt: skip

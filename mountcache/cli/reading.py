@@ -34,8 +34,9 @@ from mountcache.cli.session import (
 if TYPE_CHECKING:
     from mountcache.abc import Readable
     from mountcache.mounted import MountedStore
+    from mountcache.sync import PrefetchReport
 
-__all__ = ["cat", "found", "get", "ls", "prefetch"]
+__all__ = ["cat", "found", "get", "ls", "prefetch", "tell_prefetched"]
 
 _ALL = "*"
 _PIECE = 1048576
@@ -244,7 +245,13 @@ def _write_out(data: Readable) -> None:
 
 
 @click.command()
-@click.argument("pattern", default=_ALL)
+@click.argument("pattern", required=False)
+@click.option(
+    "--from", "source", metavar="FILE", help="The keys in FILE, one a line, or those of a lock."
+)
+@click.option(
+    "--frozen", is_flag=True, help="With a lock: exactly the bytes that it names, or an error."
+)
 @click.option(
     "--workers", type=click.IntRange(1, 64), default=8, show_default=True, help="At once."
 )
@@ -254,7 +261,14 @@ def _write_out(data: Readable) -> None:
 @json_option
 @click.pass_context
 def prefetch(
-    ctx: click.Context, pattern: str, workers: int, bwlimit: str | None, exact: bool, as_json: bool
+    ctx: click.Context,
+    pattern: str | None,
+    source: str | None,
+    frozen: bool,
+    workers: int,
+    bwlimit: str | None,
+    exact: bool,
+    as_json: bool,
 ) -> None:
     """Fetch all keys that match PATTERN, for reading offline.
 
@@ -262,16 +276,34 @@ def prefetch(
     """
     from mountcache.sync import prefetch as fetch_all
 
+    if source is None:
+        if frozen:
+            raise click.UsageError("--frozen is about a lock: say --from FILE")
+        wanted: str | list[str] = pattern_of(pattern or _ALL, exact=exact)
+    elif pattern is not None:
+        raise click.UsageError("PATTERN and --from FILE both say which keys; give one of them")
+    else:
+        from mountcache.cli.freezing import prefetch_frozen
+        from mountcache.sync.frozen import Lockfile, read_keys
+
+        named = read_keys(source)
+        if frozen:
+            ctx.exit(prefetch_frozen(source, named, workers=workers, as_json=as_json))
+        wanted = list(named.keys) if isinstance(named, Lockfile) else named
     with opened() as store:
         with progress("prefetch") as step:
-            wanted = pattern_of(pattern, exact=exact)
             report = fetch_all(store, wanted, workers=workers, progress=step, bwlimit=bwlimit)
         came = report.fetched + report.already + len(report.failed)
-        if not came and pattern != _ALL and next(store.glob(wanted), None) is None:
-            if is_pattern(pattern, exact=exact):
-                raise nothing_matches(pattern, is_key=store.exists)
-            with asking_for(pattern, store):
+        if not came and pattern not in (None, _ALL) and next(store.glob(str(wanted)), None) is None:
+            if is_pattern(str(pattern), exact=exact):
+                raise nothing_matches(str(pattern), is_key=store.exists)
+            with asking_for(str(pattern), store):
                 raise KeyError(pattern)
+    ctx.exit(tell_prefetched(report, as_json=as_json))
+
+
+def tell_prefetched(report: PrefetchReport, *, as_json: bool) -> Code:
+    """Tell what a prefetch brought; return the exit code."""
     if as_json:
         show(
             {
@@ -287,5 +319,5 @@ def prefetch(
             f"{report.already:,} here already, {len(report.failed):,} failed"
         )
         for key, why in report.failed.items():
-            click.echo(one_line(f"mountcache: {key}: {why}"), err=True)
-    ctx.exit(Code.ERROR if report.failed else Code.DONE)
+            note(one_line(f"mountcache: {key}: {why}"))
+    return Code.ERROR if report.failed else Code.DONE

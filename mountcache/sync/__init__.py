@@ -15,6 +15,14 @@ from mountcache.sync.bundle import (
     import_bundle,
 )
 from mountcache.sync.diff import MISSING, Difference, Shown, diff, side
+from mountcache.sync.frozen import (
+    Locked,
+    Lockfile,
+    lock,
+    prefetch_locked,
+    read_lock,
+    write_lock,
+)
 from mountcache.sync.plan import Plan, Step, apply, plan, read_plan
 from mountcache.sync.prefetch import PrefetchReport, prefetch
 from mountcache.sync.probing import Grading, grading, grading_of, probe
@@ -37,6 +45,8 @@ __all__ = [
     "Grading",
     "GroupResult",
     "ImportReport",
+    "Locked",
+    "Lockfile",
     "Plan",
     "PrefetchReport",
     "PullReport",
@@ -58,14 +68,18 @@ __all__ = [
     "import_bundle",
     "import_tree",
     "in_conflict",
+    "lock",
     "plan",
     "prefetch",
+    "prefetch_locked",
     "probe",
     "pull",
     "push",
     "reach",
+    "read_lock",
     "read_plan",
     "resolve",
     "side",
     "status",
+    "write_lock",
 ]

@@ -438,6 +438,7 @@ def import_bundle(
     """
     mount = store.mount
     mount.staging.refuse_in_transaction("bundle import")
+    mount.refuse_frozen("bundle import")
     if mount.catalog.content.readonly:
         raise ReadOnlyStoreError("this store can only be read here, so nothing was imported")
     with opened(Path(path)) as archive:

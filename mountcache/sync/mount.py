@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from mountcache.abc import AbstractReadOnlyStore
+from mountcache.errors import ReadOnlyStoreError
 from mountcache.events import BaseEvent
 from mountcache.local.catalog import Catalog
 from mountcache.local.journal import Journal
@@ -57,6 +58,16 @@ class Mount:
     counts: Counts = field(default_factory=Counts)
     probing: Lock = field(default_factory=Lock, compare=False, repr=False)
     """Held by who probes."""
+    frozen: str = ""
+    """What is in force, if a lock is: then its bytes alone are given, and nothing changes."""
+
+    def refuse_frozen(self, verb: str) -> None:
+        """Raise ReadOnlyStoreError if a lock is in force."""
+        if self.frozen:
+            raise ReadOnlyStoreError(
+                f"{self.frozen} is in force in this store, which gives what it names and changes "
+                f"nothing; open it without a lock for {verb}"
+            )
 
     def full(self, key: str) -> str:
         """Return the backing store's name of a key of the catalog."""

@@ -7,7 +7,7 @@ one: a commit alone takes longer than a small value.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
@@ -26,7 +26,17 @@ from mountcache.sync.remote import Patience
 from mountcache.sync.source import Source, begin
 from mountcache.sync.switch import refuse_offline
 
-__all__ = ["Came", "PrefetchReport", "arriving", "fetched", "is_here", "prefetch"]
+__all__ = [
+    "Came",
+    "Fetched",
+    "PrefetchReport",
+    "arriving",
+    "fetch_all",
+    "fetched",
+    "is_here",
+    "listed",
+    "prefetch",
+]
 
 _EVERY: Final = 0.1
 _AHEAD: Final = 8
@@ -60,7 +70,7 @@ class Came:
 
 def prefetch(
     store: Mounted,
-    pattern: str = "*",
+    pattern: str | Iterable[str] = "*",
     *,
     workers: int = 8,
     progress: Callable[[int, int, str], object] | None = None,
@@ -73,7 +83,8 @@ def prefetch(
     store
         A mounted store.
     pattern
-        A shell pattern of keys; ``*`` crosses "/". Upstream is asked which there are.
+        A shell pattern of keys; ``*`` crosses "/". Upstream is asked which there are. Or the keys
+        themselves: those that upstream doesn't have are among the failed.
     workers
         How many values are on their way at once.
     progress
@@ -94,32 +105,75 @@ def prefetch(
     mount = store.mount
     mount.staging.refuse_in_transaction("prefetch")
     refuse_offline(mount)
+    mount.refuse_frozen("prefetch")
     if workers < 1:
         raise ValueError(f"a prefetch has at least 1 worker, not {workers}")
-    skip = len(mount.prefix)
-    keys = [
-        key[skip:]
-        for key in store.with_options(max_age=0.0).glob(pattern)
-        if key.startswith(mount.prefix) and len(key) > skip
-    ]
+    absent: dict[str, str] = {}
+    if isinstance(pattern, str):
+        keys = listed(store, pattern)
+    else:
+        named = dict.fromkeys(pattern)
+        keys = [key for key in listed(store, "*") if mount.full(key) in named]
+        there = {mount.full(key) for key in keys}
+        absent = {key: "upstream has no such key" for key in named if key not in there}
     rows = [row for row in map(mount.catalog.row, keys) if row.edit is None]
     missing = [row for row in rows if not is_here(row)]
     _refuse_what_cant_fit(mount, missing)
+    came = fetch_all(mount, missing, workers=workers, progress=progress, bwlimit=bwlimit)
+    if came.unavailable is not None:
+        raise StoreUnavailableError(came.unavailable)
+    already = len(rows) - len(missing)
+    return PrefetchReport(
+        len(missing) - len(came.failed), already, came.bytes, absent | came.failed
+    )
+
+
+def listed(store: Mounted, pattern: str) -> list[str]:
+    """Return the keys of the catalog that match a pattern, as upstream lists them now."""
+    prefix = store.mount.prefix
+    return [
+        key[len(prefix) :]
+        for key in store.with_options(max_age=0.0).glob(pattern)
+        if key.startswith(prefix) and len(key) > len(prefix)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What became of several keys."""
+
+    bytes: int
+    """Length of what came."""
+    failed: dict[str, str]
+    """Keys that didn't come, and why."""
+    unavailable: str | None
+    """Why upstream is out of reach, if that is so for each of them."""
+
+
+def fetch_all(
+    mount: Mount,
+    rows: Sequence[Row],
+    *,
+    workers: int,
+    progress: Callable[[int, int, str], object] | None = None,
+    bwlimit: str | float | None = None,
+) -> Fetched:
+    """Fetch keys of the catalog, and keep what comes."""
     failed: dict[str, str] = {}
     done = size = unavailable = 0
     told = 0.0
-    for came in arriving(mount, missing, workers, fetched, bwlimit):
+    for came in arriving(mount, rows, workers, fetched, bwlimit):
         key = mount.full(came.row.key)
         done, size = done + 1, size + (came.size or 0)
         if came.error is not None:
-            failed[key] = str(came.error)
+            gone = type(came.error) is KeyError
+            failed[key] = "upstream has no such key" if gone else str(came.error)
             unavailable += isinstance(came.error, StoreUnavailableError)
-        if progress is not None and (time.monotonic() - told >= _EVERY or done == len(missing)):
+        if progress is not None and (time.monotonic() - told >= _EVERY or done == len(rows)):
             told = time.monotonic()
-            progress(done, len(missing), key)
-    if missing and unavailable == len(missing):
-        raise StoreUnavailableError(next(iter(failed.values())))
-    return PrefetchReport(len(missing) - len(failed), len(rows) - len(missing), size, failed)
+            progress(done, len(rows), key)
+    every = bool(rows) and unavailable == len(rows)
+    return Fetched(size, failed, next(iter(failed.values())) if every else None)
 
 
 def _refuse_what_cant_fit(mount: Mount, missing: Sequence[Row]) -> None:
@@ -135,6 +189,7 @@ def _refuse_what_cant_fit(mount: Mount, missing: Sequence[Row]) -> None:
 
 
 def is_here(row: Row) -> bool:
+    """Return whether the copy of a key is what upstream was last known to have."""
     copy, entry = row.copy, row.entry
     if copy is None or entry is None:
         return False

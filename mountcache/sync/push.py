@@ -154,6 +154,7 @@ def push_mount(
         Says why an edit isn't to be sent, before any is; None for one that is.
     """
     mount.staging.refuse_in_transaction("push")
+    mount.refuse_frozen("push")
     if isinstance(on_conflict, str):
         policy_of(on_conflict)
     if workers < 1:
