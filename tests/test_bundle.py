@@ -139,6 +139,49 @@ def test_edits_arrive_as_they_were_with_bases_groups_notes_and_authors(
     assert not there.exists("large") and not there.exists("c")
 
 
+def test_named_groups_and_what_is_held_back_stay_so(
+    machine: Machine, origin: Origin, stick: Path
+) -> None:
+    here, there = machine("ada"), machine("bob")
+    with here.transaction("the notes", group="release"):
+        here.set("g/1", StringValue(b"1", {}))
+        here.set("g/2", StringValue(b"2", {}))
+    with here.transaction("more", group="later"):
+        here.set("h/1", StringValue(b"1", {}))
+        here.set("h/2", StringValue(b"2", {}))
+    here.set("alone", StringValue(b"alone", {}))
+    here.hold("h/1", "h/2")
+    with there.transaction("bob's", group="release"):
+        there.set("g/bob", StringValue(b"b", {}))
+    export_bundle(here, stick)
+    import_bundle(there, stick)
+    found = {edit.key: (edit.group_name, edit.held, edit.notes) for edit in there.staged()}
+    assert found == {
+        "g/bob": ("release", False, "bob's"),
+        "g/1": ("release", False, "the notes"),
+        "g/2": ("release", False, "the notes"),
+        "h/1": ("later", True, "more"),
+        "h/2": ("later", True, "more"),
+        "alone": (None, False, ""),
+    }
+    assert len({edits(there)[key].group for key in ("g/bob", "g/1", "g/2")}) == 1
+    sync.push(there)
+    assert not origin.store.exists("h/1")
+    assert origin.store.exists("g/2")
+
+
+def test_what_is_imported_stands_in_the_log_under_its_author(machine: Machine, stick: Path) -> None:
+    here, there = machine("ada"), machine("bob")
+    here.set("new", StringValue(b"new", {}))
+    export_bundle(here, stick)
+    import_bundle(there, stick)
+    (logged,) = there.log("new")
+    assert (logged.what, logged.author, logged.kind) == ("staged", "ada", "put")
+    assert "bundle" in logged.note
+    import_bundle(there, stick)
+    assert len(list(there.log("new"))) == 1
+
+
 def test_push_from_there_is_as_safe_as_from_here(
     machine: Machine, origin: Origin, stick: Path
 ) -> None:
@@ -403,6 +446,8 @@ def first(name: str, value: Any) -> Callable[[dict[str, Any]], object]:
         first("at", "yesterday"),
         first("at", float("nan")),
         first("number", 2**70),
+        first("group_name", "a\nb"),
+        first("held", "yes"),
         lambda said: said["entries"].append(said["entries"][0]),
         lambda said: said.pop("entries"),
         lambda said: said.update(entries={}),
@@ -410,7 +455,7 @@ def first(name: str, value: Any) -> Callable[[dict[str, Any]], object]:
         lambda said: said.update(kind="other"),
         lambda said: said.update(version="1"),
     ],
-    ids=range(26),
+    ids=range(28),
 )
 def test_manifest_that_makes_no_sense_is_refused(
     origin: Origin, tmp_path: Path, stick: Path, change: Callable[[dict[str, Any]], object]

@@ -16,11 +16,12 @@ from enum import Enum
 
 from mountcache.errors import ConflictError
 from mountcache.jsonform import content_version, normal_form, parse
+from mountcache.local import history
 from mountcache.local.catalog import Catalog, get_state
 from mountcache.local.content import Spool
 from mountcache.local.records import Clean, Copy, Edit, EditKind, Row
 from mountcache.local.rows import base_columns, norm_of
-from mountcache.local.staging import next_seq, remember
+from mountcache.local.staging import named_group, next_seq, remember
 
 __all__ = [
     "CopyFate",
@@ -35,9 +36,9 @@ __all__ = [
 
 _INSERT_EDIT = """
 INSERT INTO edit (key, seq, norm, version, grp, partner, author, at, notes,
-                  kind, content, sha, size, meta,
+                  held, kind, content, sha, size, meta,
                   base_kind, base, base_sha, base_meta, base_entry, base_op)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 
@@ -49,6 +50,8 @@ class Foreign:
     """As it was there; its group and number are those of that store."""
     store: str
     """The incarnation of that store."""
+    group: str | None = None
+    """The name of its group, if that has one."""
 
     @property
     def op_id(self) -> str:
@@ -163,7 +166,7 @@ def stage_all(
     """
     with catalog.content.write() as con:
         now = fates(catalog, edits, con, again=again)
-        groups: dict[int, int] = {}
+        groups: dict[int, tuple[int, int]] = {}
         for foreign in edits:
             edit = foreign.edit
             row, fate = now[edit.key]
@@ -173,8 +176,9 @@ def stage_all(
                     f"{name!r} was changed here meanwhile; nothing was imported: do it again",
                     key=name,
                 )
-            if fate is Fate.ALREADY and row.edit is not None:
-                groups.setdefault(edit.group, row.edit.group)
+            if fate is Fate.ALREADY and row.edit is not None and foreign.group is None:
+                # The others of its group join it.
+                groups.setdefault(edit.group, (row.edit.group, 0))
         named = {foreign.edit.key for foreign in edits}
         grown = 0
         for foreign in edits:
@@ -184,8 +188,17 @@ def stage_all(
                 if edit.kind == "put":
                     content = catalog.content.adopt(con, spools[str(edit.sha256)])
                 partner = edit.partner if edit.partner in named else None
-                _insert(con, replace(edit, partner=partner), content, groups)
+                if foreign.group is not None and edit.group not in groups:
+                    groups[edit.group] = named_group(con, foreign.group, edit.notes)
+                group, held = groups.get(edit.group, (0, 0))
+                edit = replace(edit, partner=partner, group=group, held=max(edit.held, held))
+                group = _insert(con, edit, content)
+                groups[foreign.edit.group] = (group, held)
                 grown += edit.size or 0
+                history.record(
+                    con, catalog.clock(), "staged", edit.key, kind=edit.kind, author=edit.author,
+                    size=edit.size, version=_version(edit), note="imported from a bundle",
+                )  # fmt: skip
             if now[edit.key][1] in (Fate.NEW, Fate.ALREADY) and not _is_remembered(
                 con, foreign.op_id
             ):
@@ -193,19 +206,19 @@ def stage_all(
         catalog.refuse_too_much(con, grown)
 
 
-def _insert(
-    con: sqlite3.Connection, edit: Edit, content: str | None, groups: dict[int, int]
-) -> None:
+def _insert(con: sqlite3.Connection, edit: Edit, content: str | None) -> int:
+    """Write an edit inside a commit; return its group, one of its own if it has none."""
     seq = next_seq(con)
-    group = groups.setdefault(edit.group, seq)
+    group = edit.group or seq
     con.execute(
         _INSERT_EDIT,
         (
             edit.key, seq, norm_of(edit.meta), _version(edit), group, edit.partner, edit.author,
-            edit.at, edit.notes, edit.kind, content, edit.sha256, edit.size, edit.meta,
+            edit.at, edit.notes, edit.held, edit.kind, content, edit.sha256, edit.size, edit.meta,
             *base_columns(edit.base),
         ),
     )  # fmt: skip
+    return group
 
 
 def _version(edit: Edit) -> str | None:

@@ -59,6 +59,8 @@ __all__ = [
     "Announce",
     "AppliedMeanwhileError",
     "Staging",
+    "check_group",
+    "named_group",
     "next_seq",
     "remember",
     "result_base",
@@ -518,7 +520,7 @@ class Staging:
     def _write_all(self, con: sqlite3.Connection, transaction: _Transaction) -> None:
         group, held, grown = 0, 0, 0
         if transaction.group is not None and transaction.staged:
-            group, held = _named_group(con, transaction.group, transaction.notes)
+            group, held = named_group(con, transaction.group, transaction.notes)
         for key, partner in transaction.passed:
             self.pass_on(con, key, partner)
         for key, staged in transaction.staged.items():
@@ -634,7 +636,7 @@ def check_group(name: str) -> str:
     return name
 
 
-def _named_group(con: sqlite3.Connection, name: str, notes: str) -> tuple[int, int]:
+def named_group(con: sqlite3.Connection, name: str, notes: str) -> tuple[int, int]:
     """Return the number of the group of a name, made if there is none, and whether it is held."""
     con.execute("DELETE FROM grp WHERE grp NOT IN (SELECT grp FROM edit)")
     found = con.execute("SELECT grp FROM grp WHERE name = ?", (name,)).fetchone()

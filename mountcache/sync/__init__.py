@@ -7,13 +7,7 @@ by asking it for the two.
 from __future__ import annotations
 
 from mountcache.sync.about import About, Reach, about, reach
-from mountcache.sync.bundle import (
-    BundleConflictError,
-    BundleExport,
-    BundleImport,
-    export_bundle,
-    import_bundle,
-)
+from mountcache.sync.bundle import BundleExport, export_bundle
 from mountcache.sync.diff import MISSING, Difference, Shown, diff, side
 from mountcache.sync.frozen import (
     Locked,
@@ -32,6 +26,7 @@ from mountcache.sync.report import Conflict, GroupResult, PushReport, PushResult
 from mountcache.sync.resolving import Resolved, in_conflict, resolve
 from mountcache.sync.status import Status, status
 from mountcache.sync.trees import ExportReport, ImportReport, export_tree, import_tree
+from mountcache.sync.unbundle import BundleConflictError, BundleImport, import_bundle
 
 __all__ = [
     "MISSING",
