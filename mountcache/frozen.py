@@ -118,7 +118,8 @@ class FrozenStore(MountedStore):
             return None  # evicted just now
         if isinstance(stream, io.BytesIO) and not _is(stream, locked):
             # Of a row nothing shows that it was altered, but its digest.
-            catalog.drop_copy(short, content=copy.content)
+            if not catalog.content.readonly:
+                catalog.drop_copy(short, content=copy.content)
             return None
         catalog.use(short)
         self.mount.counts.hits += 1

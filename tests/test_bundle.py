@@ -261,6 +261,60 @@ def test_what_was_reverted_can_be_had_again_when_asked_for(machine: Machine, sti
     assert told(edits(there)["new"]) == told(edits(here)["new"])
 
 
+def test_two_who_import_the_same_at_once_have_it_once(machine: Machine, stick: Path) -> None:
+    here, one, other = machine("ada"), machine("bob"), machine("bob")
+    stage_all_kinds(here)
+    export_bundle(here, stick)
+    reports: list[sync.BundleImport] = []
+
+    def in_between(done: int, total: int, key: str) -> None:
+        if not reports:
+            reports.append(import_bundle(other, stick))
+
+    second = import_bundle(one, stick, progress=in_between)
+    assert reports[0].imported == len(edits(here))
+    assert (second.imported, second.already) == (0, len(edits(here)))
+    assert len(edits(one)) == len(edits(here))
+
+
+def test_edit_that_is_made_while_a_bundle_comes_in_is_not_overwritten(
+    machine: Machine, stick: Path
+) -> None:
+    here, one, other = machine("ada"), machine("bob"), machine("bob")
+    stage_all_kinds(here)
+    export_bundle(here, stick)
+
+    def in_between(done: int, total: int, key: str) -> None:
+        if not list(other.staged()):
+            other.set("g/2", StringValue(b"mine", {}))
+
+    with pytest.raises(ConflictError, match="'g/2' was changed here meanwhile"):
+        import_bundle(one, stick, progress=in_between)
+    assert set(edits(one)) == {"g/2"}
+    assert one.to_bytes("g/2") == b"mine"
+
+
+def test_edit_that_changes_while_it_is_exported_goes_as_it_is_then(
+    machine: Machine, stick: Path
+) -> None:
+    here, there = machine("ada"), machine("bob")
+    with here.transaction("both"):
+        here.set("one", StringValue(b"1" * 40_000, {}))
+        here.set("two", StringValue(b"1" * 40_001, {}))
+    changed: list[int] = []
+
+    def in_between(done: int, total: int, key: str) -> None:
+        if not changed:
+            changed.append(done)
+            with here.transaction("both"):
+                here.set("one", StringValue(b"2" * 40_000, {}))
+                here.set("two", StringValue(b"2" * 40_001, {}))
+
+    assert export_bundle(here, stick, progress=in_between).keys == 2
+    import_bundle(there, stick)
+    assert there.to_bytes("one")[:1] == there.to_bytes("two")[:1] == b"2"
+
+
 def test_edit_that_was_changed_here_since_is_another_edit(machine: Machine, stick: Path) -> None:
     here, there = machine("ada"), machine("bob")
     here.set("new", StringValue(b"1", {}))
@@ -779,7 +833,9 @@ def test_story_of_the_stick(shells: tuple[Inside, Inside], origin: Origin) -> No
     ada("put", "runs/1", "-", given=b"one")
     ada("put", "runs/2", "-", given=b"two")
     ada("put", "notes", "-", given=b"note")
+    origin.requests.clear()
     ended = ada("bundle", "export", "s.zip", "runs/*")
+    assert not origin.requests
     assert (ended.code, ended.text) == (0, "2 edits in s.zip (6 bytes)\n")
     assert "bundle import s.zip" in ended.err
     assert ada("bundle", "export", "s.zip").code == 3

@@ -332,7 +332,11 @@ def test_nothing_can_be_changed_and_what_is_staged_isnt_seen(mount: Open, origin
     plain.drop("large")
     other = mount("other")
     other.set("a", StringValue(b"mine, unseen", {}))
+    other.set("b", StringValue(b"mine, unseen", {}))
     assert mount("other", lock).to_bytes("a") == b"a then"
+    assert prefetch_locked(other, lock).failed == {}
+    assert other.to_bytes("b") == b"mine, unseen"
+    assert mount("other", lock).with_options(offline="always").to_bytes("b") == b"b then"
 
 
 def test_value_that_finds_no_room_is_compared_all_the_same(mount: Open, origin: Origin) -> None:

@@ -143,8 +143,8 @@ def stage_all(
     *,
     again: bool = False,
     prefix: str = "",
-) -> None:
-    """Stage edits of another store, all in one commit.
+) -> dict[str, tuple[Row, Fate]]:
+    """Stage edits of another store, all in one commit; return what became of them.
 
     Parameters
     ----------
@@ -170,7 +170,9 @@ def stage_all(
         for foreign in edits:
             edit = foreign.edit
             row, fate = now[edit.key]
-            if fate is not expected[edit.key][1]:
+            # What another process has imported meanwhile is here: that is all that was wanted.
+            surprise = fate is Fate.NEW and expected[edit.key][1] is not Fate.NEW
+            if surprise or fate in (Fate.OTHER, Fate.IN_FLIGHT):
                 name = prefix + edit.key
                 raise ConflictError(
                     f"{name!r} was changed here meanwhile; nothing was imported: do it again",
@@ -204,6 +206,7 @@ def stage_all(
             ):
                 remember(con, foreign.op_id, edit.key, None, catalog.clock())
         catalog.refuse_too_much(con, grown)
+    return now
 
 
 def _insert(con: sqlite3.Connection, edit: Edit, content: str | None) -> int:

@@ -264,10 +264,14 @@ def _add(mount: Mount, writer: Writer, known: Edit | Copy, total: Paced) -> None
         ) from None
     with stream:
         if not writer.add(sha256, size, stream):
-            advice = "drop" if isinstance(known, Copy) else "doctor"
+            way_on = (
+                "drop that copy, or leave it out"
+                if isinstance(known, Copy)
+                else "set it again, or revert it; `mountcache doctor` says what else is wrong"
+            )
             raise IntegrityError(
                 f"the data of {name!r} isn't what it was when it was stored; no bundle was "
-                f"written: `mountcache {advice}` is the way on"
+                f"written: {way_on}"
             )
     total.step(size, name)
 

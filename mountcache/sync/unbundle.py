@@ -217,7 +217,8 @@ def _import_edits(
             spools.take(archive, sha256, sizes[sha256])
             total.step(sizes[sha256])
         if new:
-            stage_all(catalog, edits, spools.taken, found, again=again, prefix=mount.prefix)
+            found = stage_all(catalog, edits, spools.taken, found, again=again, prefix=mount.prefix)
+    new = [each for each in new if found[each.edit.key][1] is Fate.NEW]
     total.end()
     for each in new:
         if (event := _event(mount, each.edit, found[each.edit.key][0])) is not None:
