@@ -552,6 +552,37 @@ def test_members_that_no_bundle_has_are_refused(
     assert not (tmp_path / "evil").exists()
 
 
+def test_bytes_under_the_digest_of_others_are_refused(
+    origin: Origin, tmp_path: Path, stick: Path
+) -> None:
+    backing = DynamicURLStore(f"{origin.url}keys", f"{origin.url}query")
+    with MountedStore("", DiskCacheStore(tmp_path / "ada"), backing) as here:
+        here.set("new", StringValue(b"new", {}))
+        export_bundle(here, stick)
+        name = f"content/{hashlib.sha256(b'new').hexdigest()}"
+        rewritten(stick, members={name: b"old"})
+        with pytest.raises(IntegrityError, match="are others"):
+            import_bundle(here, stick)
+
+
+def test_member_that_claims_more_than_there_is_takes_no_memory(
+    origin: Origin, tmp_path: Path, stick: Path
+) -> None:
+    backing = DynamicURLStore(f"{origin.url}keys", f"{origin.url}query")
+    with MountedStore("", DiskCacheStore(tmp_path / "ada"), backing) as here:
+        here.set("new", StringValue(b"new", {}))
+        export_bundle(here, stick)
+        here.revert("new")
+        with zipfile.ZipFile(stick, "a") as archive:
+            comment, archive.comment = archive.comment, b""
+            for info in archive.filelist:
+                info.file_size = info.compress_size = 2**40
+            archive.comment = comment
+        with pytest.raises(IntegrityError, match="less than it claims"):
+            import_bundle(here, stick)
+        assert not edits(here)
+
+
 def test_manifest_without_end_is_neither_written_nor_read(
     origin: Origin, tmp_path: Path, stick: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -789,6 +820,20 @@ def test_copies_here_that_may_be_newer_and_staged_keys_stay(
     assert there.to_bytes("a") == b"changed since"
     assert there.to_bytes("b") == b"mine"
     assert there.to_bytes("c") == b"c of upstream"
+
+
+def test_copy_of_what_was_seen_to_be_gone_isnt_kept(
+    machine: Machine, origin: Origin, stick: Path
+) -> None:
+    here, there = machine("ada"), machine("bob")
+    here.to_bytes("a"), there.to_bytes("a")
+    export_bundle(here, stick, kind="cached")
+    origin.remove("a")
+    with pytest.raises(KeyError):
+        there.with_options(max_age=0.0).to_bytes("a")
+    there.drop("a")
+    report = import_bundle(there, stick)
+    assert (report.imported, set(report.left_out)) == (0, {"a"})
 
 
 def test_copies_that_dont_fit_are_refused_beforehand(machine: Machine, stick: Path) -> None:

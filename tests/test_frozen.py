@@ -277,6 +277,15 @@ def test_fresh_copy_of_another_version_is_no_answer(mount: Open, origin: Origin)
     assert mount("there", lock, max_age=3600.0).to_bytes("a") == b"a now"
 
 
+def test_upstream_is_asked_though_any_copy_and_any_index_would_do(
+    mount: Open, origin: Origin
+) -> None:
+    list(mount("there").query_keys())
+    origin.change("a", b"a now", {"n": 5})
+    lock = sync.lock(mount("here"), "a")
+    assert mount("there", lock, offline="prefer").to_bytes("a") == b"a now"
+
+
 def test_what_cant_be_known_is_no_mismatch(mount: Open, origin: Origin) -> None:
     lock = sync.lock(mount("here"))
     stale = mount("there")
