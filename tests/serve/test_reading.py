@@ -26,6 +26,7 @@ def test_data_comes_with_all_that_is_known_of_it(call: Client) -> None:
         digest = base64.b64encode(hashlib.sha256(b"1,2\n").digest()).decode()
         assert {name: got.headers[name] for name in got.headers if name != "date"} == {
             "mountcache": "1",
+            "mountcache-features": got.headers["mountcache-features"],
             "server": "mountcache",
             "etag": tag(b"1,2\n", {"unit": "m", "name": "\u00e9"}),
             "content-length": "4",
@@ -38,6 +39,7 @@ def test_data_comes_with_all_that_is_known_of_it(call: Client) -> None:
             "x-content-type-options": "nosniff",
             "content-security-policy": "sandbox",
         }
+        assert "batch-ids" in got.headers["mountcache-features"].split(", ")
         changed, sent = (
             parsedate_to_datetime(got.headers[name]) for name in ("last-modified", "date")
         )
