@@ -566,3 +566,19 @@ def test_push_says_what_became_of_a_group(
     assert groups["a"] == groups["moved"]
     assert (groups["a"]["outcome"], groups["a"]["together"]) == ("complete", True)
     assert shell("push", "--marker", "nowhere").code == 3
+
+
+def test_a_plan_is_applied_group_by_group(store: MountedStore, repository: MemoryStore) -> None:
+    stage(store)
+    store.set("alone", StringValue(b"alone", {}))
+    repository.set("a", StringValue(b"a stranger's", {"n": 1}))
+    before = shown(repository)
+    report = sync.apply(store, sync.plan(store))
+    assert report["a"].outcome == "refused"
+    assert {report[key].outcome for key in ("b", "c", "new", "large")} == {"skipped"}
+    assert report["alone"].outcome == "pushed"
+    assert [group.outcome for group in report.groups] == ["none"]
+    assert shown(repository) == before | {"alone": (b"alone", {})}
+    report = sync.apply(store, sync.plan(store, on_conflict="ours"))
+    assert report.ok
+    assert [(group.outcome, group.together) for group in report.groups] == [("complete", True)]

@@ -20,7 +20,7 @@ from mountcache.sync.judge import Theirs, Verdict, judge
 from mountcache.sync.look import Progress, looked_at
 from mountcache.sync.mount import Mount, Mounted
 from mountcache.sync.push import HELD, brake, chosen, named, push_mount
-from mountcache.sync.report import Conflict, PushReport, PushResult, Side, policy_of
+from mountcache.sync.report import Conflict, GroupResult, PushReport, PushResult, Side, policy_of
 
 __all__ = ["Action", "Plan", "Step", "apply", "plan", "read_plan"]
 
@@ -270,18 +270,22 @@ def apply(
     steps = {step.key: step for step in plan.steps}
     wanted: list[str] = []
     results: list[PushResult] = []
+    groups: tuple[GroupResult, ...] = ()
     for step in plan.steps:
         short = step.key.removeprefix(mount.prefix)
-        if step.action not in _SENT:
-            why = f"the plan doesn't send it ({step.action}){': ' if step.message else ''}"
-            results.append(PushResult(step.key, "refused", why + step.message))
-        elif mount.catalog.row(short).edit is None:
+        edit = mount.catalog.row(short).edit
+        if step.action not in _SENT and (edit is None or edit.held or step.action == "wait"):
+            results.append(PushResult(step.key, "refused", _unsent(step)))
+        elif edit is None:
             results.append(PushResult(step.key, "refused", "nothing is staged for it any more"))
         else:
             wanted.append(short)
 
     def refuse(edit: Edit) -> str | None:
         step = steps[mount.full(edit.key)]
+        if step.action not in _SENT:
+            # What belongs to it isn't sent without it.
+            return _unsent(step)
         return None if fingerprint(edit) == step.edit else "it was edited since the plan was made"
 
     def policy(conflict: Conflict) -> str:
@@ -297,7 +301,13 @@ def apply(
             allow_blind=allow_blind, refuse=refuse,
         )  # fmt: skip
         results += report.results
-    return PushReport(tuple(sorted(results, key=lambda each: each.key)))
+        groups = report.groups
+    return PushReport(tuple(sorted(results, key=lambda each: each.key)), groups)
+
+
+def _unsent(step: Step) -> str:
+    why = f"the plan doesn't send it ({step.action})"
+    return f"{why}: {step.message}" if step.message else why
 
 
 def read_plan(text: str | bytes) -> Plan:
