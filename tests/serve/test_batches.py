@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from mountcache.local.memory import MemoryStore
 from mountcache.local.store import LocalStore
+from mountcache.serve import Origin
 from tests.serve.client import JSON, RELATED, Client, Reply, multipart, tag, version
 
 # What HTTP alone decides needs no second store.
@@ -237,3 +241,31 @@ def test_a_batch_with_a_wrong_digest_or_id_does_nothing(
     assert reply.status == status
     assert reply.problem["type"].endswith(f":{name}")
     assert call.get("k").status == 404
+
+
+class Raced(MemoryStore):
+    """A store in which somebody else comes first, once, when a transaction is about to end."""
+
+    rival: Callable[[], object] | None = None
+
+    @contextmanager
+    def transaction(self, notes: str) -> Iterator[object]:
+        with super().transaction(notes):
+            yield
+            if self.rival is not None:
+                thread, self.rival = threading.Thread(target=self.rival), None
+                thread.start()
+                thread.join()
+
+
+def test_a_repeat_that_is_quicker_is_the_answer_to_both() -> None:
+    body = json.dumps({"operations": [_named()[1]]}).encode()
+    with Raced() as store, Origin(store) as origin:
+        call = Client(origin.url)
+        quicker: list[Reply] = []
+        store.rival = lambda: quicker.append(call("POST", "/batch", body, Content_Type=JSON))
+        slower = call("POST", "/batch", body, Content_Type=JSON)
+        assert [reply.status for reply in (slower, *quicker)] == [200, 200]
+        assert slower.body == quicker[0].body
+        assert slower.headers["idempotency-replayed"] == "true"
+        assert store.catalog.state("seq") == 1
