@@ -330,6 +330,9 @@ def test_nothing_can_be_changed_and_what_is_staged_isnt_seen(mount: Open, origin
         lambda: frozen.open("c", "wb"),
         lambda: sync.push(frozen),
         lambda: sync.prefetch(frozen, "*"),
+        lambda: sync.pull(frozen),
+        lambda: sync.resolve(frozen, "a", "mine"),
+        lambda: frozen.hold("a"),
         lambda: frozen.rebind(origin.url),
     ]
     for change in changes:

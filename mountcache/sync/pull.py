@@ -82,6 +82,7 @@ def pull(
     mount = store.mount
     mount.staging.refuse_in_transaction("pull")
     refuse_offline(mount)
+    mount.refuse_frozen("pull")
     if workers < 1:
         raise ValueError(f"a pull has at least 1 worker, not {workers}")
     with at_most(mount, bwlimit):

@@ -79,6 +79,7 @@ def resolve(store: Mounted, key: str, policy: str, *, seen: Conflict | None = No
     policy = policy_of(policy)
     mount = store.mount
     mount.staging.refuse_in_transaction("resolve")
+    mount.refuse_frozen("resolve")
     edit, theirs = _both(mount, key)
     if not _conflicts(edit, theirs):
         raise StoreError(f"{key!r} isn't in conflict with upstream: push it, or revert it")
