@@ -7,6 +7,9 @@ import io
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
@@ -36,7 +39,7 @@ from mountcache.mounted import MountedStore
 from mountcache.sync import BundleConflictError, export_bundle, import_bundle
 from mountcache.testing import Origin
 from mountcache.values import StringValue
-from tests.command import Inside
+from tests.command import ROOT, TIME, Inside, environment
 
 Machine = Callable[..., MountedStore]
 UTF = "Übung/ä %2F b/" + "k" * 200
@@ -664,6 +667,59 @@ def test_file_that_is_there_stays_and_a_failed_one_leaves_nothing(
         export_bundle(here, stick, overwrite=True)
     assert stick.read_bytes() == b"precious"
     assert [each.name for each in tmp_path.iterdir() if "unfinished" in each.name] == []
+
+
+KILLED = """
+import os, signal, sys
+from mountcache.backing.dynamic import DynamicURLStore
+from mountcache.local.disk import DiskCacheStore
+from mountcache.mounted import MountedStore
+from mountcache.sync import export_bundle, import_bundle
+
+verb, directory, url, stick, at = sys.argv[1:]
+steps = []
+
+def kill(done, total, key):
+    steps.append(done)
+    if len(steps) > int(at) or done == total:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+store = MountedStore("", DiskCacheStore(directory), DynamicURLStore(url + "keys", url + "query"))
+(export_bundle if verb == "export" else import_bundle)(store, stick, progress=kill)
+"""
+
+
+def test_kill_leaves_no_bundle_and_nothing_staged(
+    origin: Origin, tmp_path: Path, stick: Path
+) -> None:
+    def mount(name: str) -> MountedStore:
+        backing = DynamicURLStore(f"{origin.url}keys", f"{origin.url}query")
+        return MountedStore("", DiskCacheStore(tmp_path / name, min_free=0), backing)
+
+    def killed(verb: str, name: str, at: int) -> None:
+        words = (verb, str(tmp_path / name), origin.url, str(stick), str(at))
+        ended = subprocess.run(
+            [sys.executable, "-c", KILLED, *words],
+            env=environment(PYTHONPATH=str(ROOT)), timeout=TIME, check=False,
+        )  # fmt: skip
+        assert ended.returncode == -signal.SIGKILL
+
+    with mount("ada") as here:
+        here.set("one", StringValue(b"1" * 3_000_000, {}))
+        here.set("two", StringValue(b"2" * 3_000_000, {}))
+        killed("export", "ada", 0)
+        assert not stick.exists()
+        assert export_bundle(here, stick).keys == 2
+    for at in (0, 1, 1000):  # the last is when all bytes are here, just before the commit
+        killed("import", "bob", at)
+        with mount("bob") as there:
+            assert not edits(there)
+    with mount("bob") as there:
+        assert import_bundle(there, stick).imported == 2
+        assert there.to_bytes("two") == b"2" * 3_000_000
+        there.mount.catalog.content.gc()
+        files = [each for each in (tmp_path / "bob").rglob("*") if each.is_file()]
+        assert sum(each.stat().st_size == 3_000_000 for each in files) == 2
 
 
 def test_more_than_may_be_staged_is_refused_beforehand(machine: Machine, stick: Path) -> None:
