@@ -504,6 +504,23 @@ def test_prefetch_from_a_list_or_a_lock(shell: Inside, origin: Origin) -> None:
     assert shell("cat", "b").out == b"b now"
 
 
+def test_directory_that_is_switched_offline_asks_nobody(shell: Inside, origin: Origin) -> None:
+    assert shell("lock", "a").code == 0
+    assert shell("offline", "on").code == 0
+    origin.requests.clear()
+    assert shell("lock", "-o", "other").code == 4
+    assert shell("prefetch", "--from", "mountcache.lock", "--frozen").code == 0
+    shell("drop", "a")
+    assert shell("prefetch", "--from", "mountcache.lock", "--frozen").code == 4
+    with mountcache.open(
+        shell.folder / "mountcache.toml", lock=shell.folder / "mountcache.lock"
+    ) as store:
+        assert store.is_offline()
+        with pytest.raises(StoreUnavailableError):
+            store.to_bytes("a")
+    assert not origin.requests
+
+
 def test_lock_to_standard_output_is_a_lock(shell: Inside) -> None:
     ended = shell("lock", "-o", "-")
     (shell.folder / "x.lock").write_bytes(ended.out)

@@ -11,6 +11,7 @@ from mountcache.cli.codes import Code, one_line
 from mountcache.cli.naming import exact_option, nothing_matches, pattern_of
 from mountcache.cli.reading import tell_prefetched
 from mountcache.cli.session import (
+    bwlimit_option,
     config_option,
     json_option,
     note,
@@ -41,10 +42,13 @@ _ALL = "*"
 @click.option(
     "--workers", type=click.IntRange(1, 64), default=8, show_default=True, help="At once."
 )
+@bwlimit_option
 @exact_option
 @config_option
 @json_option
-def lock(pattern: str, output: str, workers: int, exact: bool, as_json: bool) -> None:
+def lock(
+    pattern: str, output: str, workers: int, bwlimit: str | None, exact: bool, as_json: bool
+) -> None:
     """Write down which bytes upstream has now under the keys that match PATTERN.
 
     FILE has a line a key with size, sha256 and version, in the order of the keys: keep it in git
@@ -64,7 +68,8 @@ def lock(pattern: str, output: str, workers: int, exact: bool, as_json: bool) ->
     before = _before(output)
     with opened() as store:
         with progress("lock") as step:
-            found = look(store, pattern_of(pattern, exact=exact), workers=workers, progress=step)
+            wanted = pattern_of(pattern, exact=exact)
+            found = look(store, wanted, workers=workers, progress=step, bwlimit=bwlimit)
         if not found.keys:
             raise nothing_matches(pattern, is_key=store.exists)
     if output == "-":
@@ -106,7 +111,14 @@ def _before(output: str) -> Lockfile | None:
         return None
 
 
-def prefetch_frozen(file: str, named: list[str] | Lockfile, *, workers: int, as_json: bool) -> Code:
+def prefetch_frozen(
+    file: str,
+    named: list[str] | Lockfile,
+    *,
+    workers: int,
+    bwlimit: str | None,
+    as_json: bool,
+) -> Code:
     """Fetch exactly what a lock names; return the exit code."""
     from mountcache.errors import ConfigurationError
     from mountcache.sync import prefetch_locked
@@ -117,5 +129,5 @@ def prefetch_frozen(file: str, named: list[str] | Lockfile, *, workers: int, as_
             "a file that has them"
         )
     with opened() as store, progress("prefetch") as step:
-        report = prefetch_locked(store, named, workers=workers, progress=step)
+        report = prefetch_locked(store, named, workers=workers, progress=step, bwlimit=bwlimit)
     return tell_prefetched(report, as_json=as_json)

@@ -288,7 +288,8 @@ def prefetch(
 
         named = read_keys(source)
         if frozen:
-            ctx.exit(prefetch_frozen(source, named, workers=workers, as_json=as_json))
+            code = prefetch_frozen(source, named, workers=workers, bwlimit=bwlimit, as_json=as_json)
+            ctx.exit(code)
         wanted = list(named.keys) if isinstance(named, Lockfile) else named
     with opened() as store:
         with progress("prefetch") as step:

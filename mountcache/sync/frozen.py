@@ -41,9 +41,11 @@ from mountcache.local.records import Row
 from mountcache.local.view import matcher
 from mountcache.sync.fetch import fill
 from mountcache.sync.mount import Mount, Mounted
+from mountcache.sync.pacing import at_most, at_once
 from mountcache.sync.prefetch import PrefetchReport, fetch_all, is_here, listed, prefetch
 from mountcache.sync.promise import promise_for, promise_of
 from mountcache.sync.source import begin
+from mountcache.sync.switch import refuse_offline
 
 __all__ = [
     "Locked",
@@ -261,6 +263,7 @@ def lock(
     *,
     workers: int = 8,
     progress: Progress | None = None,
+    bwlimit: str | float | None = None,
 ) -> Lockfile:
     """Return the bytes that upstream has now under the keys that match a pattern.
 
@@ -276,6 +279,8 @@ def lock(
         How many values are on their way at once.
     progress
         Called as ``progress(done, total, key)``, at most ten times a second and at the end.
+    bwlimit
+        Bytes a second, as of `prefetch`.
 
     Raises
     ------
@@ -299,10 +304,13 @@ def lock(
     )
     since = mount.clock()
     with suppress(StoreFullError):  # then they are read without being kept
-        prefetch(store, pattern, workers=workers, progress=progress)
+        prefetch(store, pattern, workers=workers, progress=progress, bwlimit=bwlimit)
     keys = listed(store, pattern)
     look = partial(_locked, mount, since)
-    with ThreadPoolExecutor(workers, "mountcache-lock") as pool:
+    with (
+        at_most(mount, bwlimit),
+        ThreadPoolExecutor(at_once(mount, workers), "mountcache-lock") as pool,
+    ):
         try:
             seen = list(pool.map(lambda key: read_again(partial(look, key)), keys))
         except BaseException:
@@ -366,6 +374,7 @@ def prefetch_locked(
     *,
     workers: int = 8,
     progress: Progress | None = None,
+    bwlimit: str | float | None = None,
 ) -> PrefetchReport:
     """Fetch what a lock names, and compare: afterwards it is here, byte for byte, or is told.
 
@@ -383,6 +392,8 @@ def prefetch_locked(
         How many values are on their way at once.
     progress
         Called as ``progress(done, total, key)``, at most ten times a second and at the end.
+    bwlimit
+        Bytes a second, as of `prefetch`.
 
     Returns
     -------
@@ -423,7 +434,9 @@ def prefetch_locked(
             f"{len(missing):,} keys of {size:,} bytes don't fit: there is room for {room:,} bytes; "
             "make a store with a larger size_limit"
         )
-    came = fetch_all(mount, missing, workers=workers, progress=progress)
+    if missing:
+        refuse_offline(mount)
+    came = fetch_all(mount, missing, workers=workers, progress=progress, bwlimit=bwlimit)
     if came.unavailable is not None:
         raise StoreUnavailableError(came.unavailable)
     failed |= came.failed
