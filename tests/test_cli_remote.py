@@ -381,7 +381,17 @@ def test_offline_on_is_heeded_by_every_command(shell: Inside, origin: Origin) ->
     assert shell("cat", "k").out == b"theirs"
     assert shell("put", "mine", given=b"mine").code == 0
     assert "offline is switched to always" in shell("status").err
-    for args in (("push",), ("pull",), ("prefetch",), ("push", "--dry-run"), ("cat", "z")):
+    for args in (
+        ("push",),
+        ("pull",),
+        ("prefetch",),
+        ("push", "--dry-run"),
+        ("cat", "z"),
+        ("cat", "dir/"),
+        ("diff", "--upstream"),
+        ("status", "--remote"),
+        ("doctor", "--probe", "--yes"),
+    ):
         assert shell(*args).code in (3, 4), args
     one_sentence(shell("push"), 4, "`mountcache offline off`")
     assert shell("doctor").code == 0

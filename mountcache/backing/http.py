@@ -483,9 +483,10 @@ class Transport:
             slot.leave()
             raise
         self._last = (raw.headers, time.time())
-        body: Body = HTTPBody(raw, what, deadline)
+        plain = HTTPBody(raw, what, deadline)
+        body: Body = plain
         if slot is not NOBODYS or self.pace.counts_bytes:
-            body = PacedBody(body, self.pace, slot, deadline)
+            body = PacedBody(plain, self.pace, slot, deadline)
         coding = raw.headers.get("Content-Encoding", "identity").strip().lower()
         if coding not in ("", "identity"):
             if coding not in DECODABLE:

@@ -6,6 +6,7 @@ nothing held: it takes its turn under the lock, and waits for it outside.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from mountcache.backing.connection import Body, Piecewise
+from mountcache.backing.connection import Piecewise
 from mountcache.deadline import end_of_call
 from mountcache.errors import ConfigurationError, StoreUnavailableError
 from mountcache.locks import Lock
@@ -351,7 +352,9 @@ class PacedBody(Piecewise):
         When it has to be here, on the monotonic clock; None: whenever it comes.
     """
 
-    def __init__(self, body: Body, pace: Pace, slot: Slot, deadline: float | None) -> None:
+    def __init__(
+        self, body: io.BufferedIOBase, pace: Pace, slot: Slot, deadline: float | None
+    ) -> None:
         self._body = body
         self._pace = pace
         self._slot = slot
@@ -362,7 +365,7 @@ class PacedBody(Piecewise):
         if size == 0:
             return b""
         try:
-            piece = self._body.read(self._pace.piece(size))
+            piece = self._body.read1(self._pace.piece(size))
         except BaseException:
             self._slot.leave()
             raise

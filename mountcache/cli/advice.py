@@ -103,8 +103,10 @@ def _below(key: str, store: MountedStore | None) -> str:
     if store is None or not key.strip("/"):
         return ""
     pattern = f"{glob.escape(key.rstrip('/'))}/*"
-    known = store.with_options(offline="prefer", partial=True)
     with suppress(StoreError):  # no hint is worth an error
+        known = store.with_options(
+            offline="always" if store.is_offline() else "prefer", partial=True
+        )
         if next(known.glob(pattern), None) is not None:
             return f"the keys below it are {shlex.quote(pattern)}"
     return ""

@@ -76,6 +76,8 @@ def doctor(
     Of upstream it says whether it answers, and of which grade pushes are. Ends with 0 if nothing is
     wrong (any more), 3 if something is, 4 if that can't be known of upstream alone.
     """
+    from mountcache.errors import StoreUnavailableError
+
     if yes and not probe:
         raise click.UsageError("--yes goes with --probe")
     if probe and offline:
@@ -92,6 +94,11 @@ def doctor(
     left = _of_directory(told, settings, repair=repair)
     unreached = False
     if offline or settings.offline == "always" or _is_switched_off(settings, sound=not left):
+        if probe:
+            raise StoreUnavailableError(
+                "nothing was probed, since this directory is set to work offline; `mountcache "
+                f"offline off`, MOUNTCACHE_OFFLINE or offline in {path} changes that"
+            )
         told.fact("upstream", f"{settings.url} wasn't asked")
     else:
         with _store(settings, make=probe, sound=not left) as store:

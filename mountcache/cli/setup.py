@@ -22,7 +22,7 @@ __all__ = ["init"]
 _HEAD = """\
 # What is mounted here. Other keys: max_age, offline, auth, size_limit,
 # durability, author, data_path, query_path, write, metadata, ca, client_cert,
-# client_key, insecure_skip_tls_verify.
+# client_key, insecure_skip_tls_verify, probe, [limits].
 """
 _GRADES = {
     "A": "Edits are pushed at grade A: the server compares and writes as one step.",

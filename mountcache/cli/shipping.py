@@ -304,7 +304,8 @@ def _how(result: PushResult) -> str:
         return ""
     proof = "verified" if result.verified else "not verified"
     race = "" if result.race is None else f", a race of {result.race * 1000:.0f} ms"
-    return f" (grade {result.grade}, {proof}{race})"
+    compared = "enforced by the server, " if result.enforced else ""
+    return f" (grade {result.grade}, {compared}{proof}{race})"
 
 
 def _digest(side: Side) -> str:

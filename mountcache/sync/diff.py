@@ -16,6 +16,7 @@ from mountcache.abc import SupportsVersions, facts_of
 from mountcache.jsonform import normal_form, parse
 from mountcache.local.records import BaseOf, Edit, EditKind, Row
 from mountcache.sync.mount import Mount, Mounted
+from mountcache.sync.switch import refuse_offline
 
 __all__ = ["Difference", "Shown", "Which", "diff", "side"]
 
@@ -201,6 +202,7 @@ def _copy(mount: Mount, row: Row, which: Which) -> Shown:
 
 
 def _upstream(mount: Mount, key: str) -> Shown:
+    refuse_offline(mount)
     try:
         value = mount.backing.get(mount.full(key))
         metadata = value.metadata
