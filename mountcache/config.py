@@ -22,7 +22,7 @@ from mountcache.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from mountcache.abc import AbstractReadOnlyStore
-    from mountcache.backing.pace import Limits
+    from mountcache.backing.limits import Limits
     from mountcache.mounted import MountedStore
 
 __all__ = [
@@ -412,7 +412,9 @@ def _checked(where: str, name: str, value: object) -> Any:
                 raise wrong(f"{where}: max_age is a number of seconds from 0 up, not {value!r}")
             return float(value)
         case "limits":
-            return _limits(f"{where}: [limits]", value)
+            from mountcache.backing.limits import limits_of
+
+            return limits_of(value, f"{where}: [limits]")
         case "insecure_skip_tls_verify":
             if not isinstance(value, bool):
                 raise wrong(f"{where}: {name} is true or false, not {value!r}")
@@ -490,35 +492,6 @@ def _size(where: str, name: str, value: object) -> int:
     base = 1024 if "I" in unit else 1000
     power = "BKMGT".index(unit[0]) if unit else 0
     return int(float(found[1]) * base**power)
-
-
-def _limits(where: str, value: object) -> Limits:
-    from mountcache.backing.pace import Limits, parse_rate
-
-    if isinstance(value, Limits):
-        return value
-    if not isinstance(value, Mapping):
-        raise ConfigurationError(f"{where} is a table, not {value!r}")
-    known = tuple(field.name for field in dataclasses.fields(Limits))
-    for name in value:
-        if name not in known:
-            raise ConfigurationError(f"{where}: unknown key {name!r}; {_hint(name, known, 'keys')}")
-    requests, rate, connections = (value.get(name) for name in known)
-    if requests is not None and not (_is_number(requests) and requests > 0):
-        raise ConfigurationError(
-            f"{where}: requests is a number of requests a second, more than 0, not {requests!r}"
-        )
-    if connections is not None and not (isinstance(connections, int) and connections >= 1):
-        raise ConfigurationError(f"{where}: connections is a number from 1 up, not {connections!r}")
-    if rate is not None and not (_is_number(rate) or isinstance(rate, str)):
-        raise ConfigurationError(f'{where}: bytes is a rate such as "512k", not {rate!r}')
-    return Limits(
-        requests, None if rate is None else parse_rate(rate, f"{where}: bytes"), connections
-    )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
 
 
 def toml_key(name: str) -> str:

@@ -21,7 +21,8 @@ import pytest
 from mountcache import sync
 from mountcache.abc import chunks
 from mountcache.backing.dynamic import DynamicURLStore
-from mountcache.backing.pace import Limits, Pace, PacedBody, Timetable, parse_rate
+from mountcache.backing.limits import Limits, Timetable, parse_rate
+from mountcache.backing.pace import Pace, PacedBody
 from mountcache.backing.static import StaticURLStore
 from mountcache.config import backing_store, read_settings
 from mountcache.errors import ConfigurationError, StoreUnavailableError

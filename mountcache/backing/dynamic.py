@@ -35,7 +35,7 @@ from mountcache.backing.credentials import made_anew
 from mountcache.backing.freshness import Validators, facts_of_304, validators_from
 from mountcache.backing.http import Answer, Transport
 from mountcache.backing.index import entries_of_lines
-from mountcache.backing.pace import Limits
+from mountcache.backing.limits import Limits
 from mountcache.backing.pair import Pairs
 from mountcache.backing.resource import Data, RemoteValue, ask_again
 from mountcache.backing.tls import TLS

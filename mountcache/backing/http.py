@@ -46,7 +46,8 @@ from mountcache.backing.connection import (
 )
 from mountcache.backing.credentials import login_of, may_change
 from mountcache.backing.freshness import parse_date
-from mountcache.backing.pace import NOBODYS, Limits, Pace, PacedBody
+from mountcache.backing.limits import Limits
+from mountcache.backing.pace import NOBODYS, Pace, PacedBody
 from mountcache.backing.session import OwnSession, environment_proxies, plain_session
 from mountcache.backing.tls import TLS
 from mountcache.backing.urls import PORTS, origin_of, shown, target_of

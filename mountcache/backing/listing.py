@@ -18,7 +18,7 @@ from mountcache.backing.crawl import Bounds, Crawl
 from mountcache.backing.files import FileTransport
 from mountcache.backing.freshness import Validators, parse_date
 from mountcache.backing.http import Transport
-from mountcache.backing.pace import Limits
+from mountcache.backing.limits import Limits
 from mountcache.backing.pages import Item, NoListingError, items_of, precise_moment
 from mountcache.backing.resource import Data
 from mountcache.backing.static import StaticURLStore

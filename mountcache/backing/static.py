@@ -29,7 +29,7 @@ from mountcache.backing.files import FileTransport
 from mountcache.backing.freshness import Validators, validators_from
 from mountcache.backing.http import Answer, Transport
 from mountcache.backing.index import entries_of_object
-from mountcache.backing.pace import Limits
+from mountcache.backing.limits import Limits
 from mountcache.backing.plain import SIDECAR, BareWriter, Sidecars
 from mountcache.backing.resource import Data, RemoteValue, ask_again
 from mountcache.backing.tls import TLS

@@ -86,7 +86,7 @@ def configured_mounts() -> dict[str, Settings]:
 
 def _rate(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     if value is not None:
-        from mountcache.backing.pace import parse_rate
+        from mountcache.backing.limits import parse_rate
         from mountcache.errors import ConfigurationError
 
         try:
