@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         AbstractStore,
         Value,
     )
+    from mountcache.asynchronous import AsyncMountedStore
     from mountcache.backing.dynamic import DynamicURLStore
     from mountcache.backing.listing import ListingURLStore
     from mountcache.backing.static import StaticURLStore
@@ -47,6 +48,7 @@ __all__ = [
     "AbstractAuthorizingStore",
     "AbstractReadOnlyStore",
     "AbstractStore",
+    "AsyncMountedStore",
     "AuthorizationError",
     "ChangedWhileReadingError",
     "ConfigurationError",
@@ -79,6 +81,7 @@ _HOMES = {
         "AbstractStore",
         "Value",
     ),
+    "mountcache.asynchronous": ("AsyncMountedStore",),
     "mountcache.backing.dynamic": ("DynamicURLStore",),
     "mountcache.backing.listing": ("ListingURLStore",),
     "mountcache.backing.static": ("StaticURLStore",),

@@ -653,7 +653,7 @@ class MountedStore(AbstractStore):
         if merged_meta(row) is None and row.edit is not None:
             raise KeyError(key)
         with self._value(key, data=True).data as data:
-            while data.read(1048576):
+            for _ in chunks(data):
                 pass
         row = mount.staging.row(short, mounted=True)
         copy = row.copy

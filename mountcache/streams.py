@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol
 
 from mountcache.errors import InvalidValueError
+from mountcache.stopping import check_stopped
 
 __all__ = ["Readable", "Writer", "check_mode", "check_stream", "chunks", "first_bytes"]
 
@@ -75,11 +76,14 @@ def chunks(data: Readable, buffer_size: int = _MIB) -> Iterator[bytes]:
     ------
     InvalidValueError
         If it isn't a stream, or not one of bytes.
+    CallStopped
+        If the call is asked to end early, see `mountcache.stopping`.
     """
     read = check_stream(data).read
     if buffer_size < 1:
         raise ValueError(f"buffer_size is at least 1 byte, not {buffer_size}")
     while True:
+        check_stopped()
         piece: object = read(buffer_size)
         if isinstance(piece, str):
             raise InvalidValueError("data is a text stream; open the file in binary mode")

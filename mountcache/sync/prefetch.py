@@ -18,6 +18,7 @@ from mountcache.errors import StoreError, StoreFullError, StoreUnavailableError
 from mountcache.local.content import full
 from mountcache.local.partial import BLOCK
 from mountcache.local.records import Clean, Row
+from mountcache.stopping import check_stopped, stopped_by, stopper
 from mountcache.sync.fetch import discard, fill, whole
 from mountcache.sync.mount import Mount, Mounted
 from mountcache.sync.pacing import at_most, at_once
@@ -224,13 +225,18 @@ def _arriving(
     todo = iter(rows)
     coming: set[Future[Came]] = set()
     patience = Patience(workers)
+    stop = stopper()
+
+    def one(row: Row) -> Came:
+        with stopped_by(stop):
+            return _one(mount, row, patience, fetch)
+
     with ThreadPoolExecutor(workers, "mountcache-prefetch") as pool:
         try:
             while True:
+                check_stopped()
                 room = workers * _AHEAD - len(coming)
-                coming |= {
-                    pool.submit(_one, mount, row, patience, fetch) for row in islice(todo, room)
-                }
+                coming |= {pool.submit(one, row) for row in islice(todo, room)}
                 if not coming:
                     return
                 here, coming = wait(coming, return_when=FIRST_COMPLETED)

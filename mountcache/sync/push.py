@@ -26,6 +26,7 @@ from mountcache.errors import (
 from mountcache.events import StoreConflictEvent, StorePushEvent
 from mountcache.local.decide import merged_meta
 from mountcache.local.records import Edit, StagedEdit
+from mountcache.stopping import stopped_by, stopper
 from mountcache.sync.batch import GroupSender, Together
 from mountcache.sync.look import Progress
 from mountcache.sync.mount import Mount, Mounted
@@ -50,6 +51,7 @@ _HALVED = "not sent: it belongs to what was refused"
 _EVERY = 0.1
 _MANY_DELETES = 100
 _SOME_DELETES = 10
+_STOPPED = PushResult("", "skipped", "the push was stopped before this key")
 
 
 def push(
@@ -66,6 +68,9 @@ def push(
     bwlimit: str | float | None = None,
 ) -> PushReport:
     """Push staged edits upstream.
+
+    One that is asked to end early (`mountcache.stopping`) ends the keys in flight, and says
+    "skipped" of those that it didn't begin.
 
     Parameters
     ----------
@@ -357,6 +362,7 @@ class _Run:
         self._done = 0
         self._told = 0.0
         self._patience = Patience(workers)
+        self._stop = stopper()
         self._rest: PushResult | None = None
         """What becomes of the keys that aren't begun any more."""
         self.together: dict[int, Together] = {}
@@ -371,7 +377,7 @@ class _Run:
                 return [result for future in futures for result in future.result()]
             except BaseException:
                 # The keys in flight are ended; the others aren't begun.
-                self._rest = PushResult("", "skipped", "the push was stopped before this key")
+                self._rest = _STOPPED
                 for future in futures:
                     future.cancel()
                 raise
@@ -387,14 +393,22 @@ class _Run:
 
     def _group(self, edits: Sequence[Edit]) -> list[PushResult]:
         edits = _in_order(edits)
-        results = self._all_at_once(edits)
+        self._stop_if_asked()
+        with stopped_by(None):  # what is begun is ended
+            results = self._all_at_once(edits)
         for edit in edits:
             result = results.get(edit.key)
             if result is None:
-                result = self._rest or self._waiting(edit, results) or self._one(edit)
+                self._stop_if_asked()
+                with stopped_by(None):
+                    result = self._rest or self._waiting(edit, results) or self._one(edit)
             results[edit.key] = result = replace(result, key=self._mount.full(edit.key))
             self._tell(result)
         return [results[edit.key] for edit in edits]
+
+    def _stop_if_asked(self) -> None:
+        if self._stop is not None and self._stop.is_set():
+            self._rest = self._rest or _STOPPED
 
     def _all_at_once(self, edits: Sequence[Edit]) -> dict[str, PushResult]:
         """Send what belongs together as one change, if that can be; the others come after."""
@@ -457,7 +471,7 @@ class _Run:
                 edit = left
             result = self._sender.send(edit)
         except ReadOnlyStoreError:
-            self._rest = PushResult("", "skipped", "the push was stopped before this key")
+            self._rest = _STOPPED
             raise
         except (StoreError, OSError) as error:
             result = self._not_sent(edit, error)

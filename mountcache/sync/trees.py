@@ -32,6 +32,7 @@ from mountcache.jsonform import parse, spelling
 from mountcache.keys import check_key
 from mountcache.local.decide import merged_meta
 from mountcache.local.records import Row
+from mountcache.stopping import check_stopped, stopped_by, stopper
 from mountcache.sync.folders import Beneath, look, open_file, parts
 from mountcache.sync.mount import Mount, Mounted
 
@@ -374,9 +375,12 @@ def _all(
 ) -> Iterator[tuple[str, int | Exception | None]]:
     """Iterate over what became of the keys, in the order in which they are done."""
 
+    stop = stopper()
+
     def one(key: str) -> tuple[str, int | Exception | None]:
         try:
-            return key, write(key)
+            with stopped_by(stop):
+                return key, write(key)
         except (StoreError, KeyError, OSError) as error:
             return key, error
 
@@ -385,6 +389,7 @@ def _all(
     with ThreadPoolExecutor(workers, "mountcache-export") as pool:
         try:
             while True:
+                check_stopped()
                 room = workers * _AHEAD - len(coming)
                 coming |= {pool.submit(one, key) for key in islice(todo, room)}
                 if not coming:
