@@ -247,6 +247,8 @@ class AsyncMountedStore:
     cached = _list(MountedStore.cached)
     staged = _list(MountedStore.staged)
     taken = _read(MountedStore.taken)
+    log = _list(MountedStore.log)
+    changes = _read(MountedStore.changes)
     multiget_metadata = _list(MountedStore.multiget_metadata, 1)
 
     @_like(MountedStore.query)
@@ -365,8 +367,10 @@ class AsyncMountedStore:
         await self._calls.change(lambda: self.blocking.multiset_data(keys, given, buffer_size))
 
     @_like(MountedStore.transaction)
-    def transaction(self, notes: str) -> AbstractAsyncContextManager[object]:
-        return self._calls.block(lambda: self.blocking.transaction(notes))
+    def transaction(
+        self, notes: str, *, group: str | None = None
+    ) -> AbstractAsyncContextManager[object]:
+        return self._calls.block(lambda: self.blocking.transaction(notes, group=group))
 
     set_metadata = _change(MountedStore.set_metadata)
     update_metadata = _change(MountedStore.update_metadata)
@@ -382,6 +386,8 @@ class AsyncMountedStore:
     revert = _change(MountedStore.revert)
     undo = _change(MountedStore.undo)
     drop = _change(MountedStore.drop)
+    hold = _change(MountedStore.hold)
+    unhold = _change(MountedStore.unhold)
 
 
 def _blocking(given: Any) -> Any:
