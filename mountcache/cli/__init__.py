@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from mountcache.cli.app import app
     from mountcache.cli.codes import Code, code_of, one_line, sentence
+    from mountcache.stopping import CallStopped
 
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
@@ -65,13 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         _complain(one_line(error.format_message()))
         return Code.ERROR
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt, CallStopped):
         _complain("interrupted")
         return Code.INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has had enough.
+        # Whoever read our output has had enough. Other programs are killed by SIGPIPE then.
         _empty_output()
-        return Code.DONE
+        return Code.UNREAD
     except Exception as error:  # noqa: BLE001  # the last line of defence, and it says so
         code = code_of(error)
         _empty_output()

@@ -24,6 +24,7 @@ class Code(IntEnum):
     USAGE = 64
     BUG = 70
     INTERRUPTED = 130
+    UNREAD = 141
 
 
 TABLE = (
@@ -35,6 +36,7 @@ TABLE = (
     (Code.USAGE, "the command line is wrong"),
     (Code.BUG, "a bug of mountcache"),
     (Code.INTERRUPTED, "interrupted"),
+    (Code.UNREAD, "nobody reads the output any more, as in `mountcache ls | head`"),
 )
 
 

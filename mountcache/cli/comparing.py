@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
@@ -69,6 +70,8 @@ def diff(
             if first is None:
                 note("nothing is staged" if not words else "nothing differs")
             elif sys.stdout.isatty():
+                # As git has it: what fits on the terminal needs no key to be pressed.
+                os.environ.setdefault("LESS", "-FRX")
                 click.echo_via_pager(f"{line}\n" for line in _again(first, lines))
             else:
                 for line in _again(first, lines):

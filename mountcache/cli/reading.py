@@ -41,6 +41,8 @@ __all__ = ["cat", "found", "get", "ls", "prefetch", "tell_prefetched"]
 _ALL = "*"
 _PIECE = 1048576
 
+_ENDING = "interrupted: what is here by now stays, and a further prefetch goes on"
+
 
 @click.command()
 @click.argument("pattern", default=_ALL)
@@ -274,6 +276,7 @@ def prefetch(
 
     What doesn't fit is refused before anything is fetched.
     """
+    from mountcache.cli.interrupting import interruptible
     from mountcache.sync import prefetch as fetch_all
 
     if source is None:
@@ -292,7 +295,8 @@ def prefetch(
             ctx.exit(code)
         wanted = list(named.keys) if isinstance(named, Lockfile) else named
     with opened() as store:
-        with progress("prefetch") as step:
+        cut = store.backing_store.disconnect
+        with progress("prefetch") as step, interruptible(_ENDING, cut, at_once=True):
             report = fetch_all(store, wanted, workers=workers, progress=step, bwlimit=bwlimit)
         came = report.fetched + report.already + len(report.failed)
         if not came and pattern not in (None, _ALL) and next(store.glob(str(wanted)), None) is None:

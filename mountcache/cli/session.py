@@ -144,8 +144,13 @@ def opened() -> Iterator[MountedStore]:
 
 
 def color() -> bool | None:
-    """Return False where colours aren't wanted (no-color.org), else None: as the terminal is."""
-    return False if os.environ.get("NO_COLOR") else None
+    """Return whether the environment wants colours; None: on terminals.
+
+    NO_COLOR (no-color.org) counts more than CLICOLOR_FORCE (bixense.com/clicolors).
+    """
+    if os.environ.get("NO_COLOR"):
+        return False
+    return True if os.environ.get("CLICOLOR_FORCE", "0") != "0" else None
 
 
 def tell(line: str) -> None:
@@ -218,12 +223,18 @@ def progress(what: str, *, in_bytes: bool = False) -> Iterator[Callable[[int, in
         TextColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
 
     count = DownloadColumn() if in_bytes else MofNCompleteColumn()
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), count)
-    with Progress(
-        *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True
-    ) as bar:
+    # One line, however narrow the terminal is: of a long key the beginning is shown.
+    text = TextColumn(
+        "{task.description}",
+        markup=False,
+        table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+    )
+    width = Column(min_width=4, max_width=40, ratio=1)
+    columns = (text, BarColumn(None, table_column=width), count, TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, expand=True) as bar:
         task = bar.add_task(what, total=None)
 
         def step(done: int, total: int, key: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import threading
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -113,7 +115,7 @@ def push(
             ctx.exit(_show_plan(made, plan_file, as_json=as_json))
         if marker is not None:
             staged_ones(store, [marker], exact=True)
-        with progress("push") as step:
+        with progress("push") as step, _interruptible(store) as stop:
             report = send(
                 store,
                 named,
@@ -125,8 +127,7 @@ def push(
                 marker=marker,
                 bwlimit=bwlimit,
             )
-    _tell_report(report, as_json=as_json)
-    ctx.exit(_code(report))
+    ctx.exit(_tell_report(report, stop, as_json=as_json))
 
 
 @click.command()
@@ -147,10 +148,9 @@ def apply(ctx: click.Context, file: str, allow_blind: bool, workers: int, as_jso
 
     with click.open_file(file, "rb") as stream:
         made = read_plan(stream.read())
-    with opened() as store, progress("apply") as step:
+    with opened() as store, progress("apply") as step, _interruptible(store) as stop:
         report = do(store, made, workers=workers, progress=step, allow_blind=allow_blind)
-    _tell_report(report, as_json=as_json)
-    ctx.exit(_code(report))
+    ctx.exit(_tell_report(report, stop, as_json=as_json))
 
 
 def _planned(
@@ -200,10 +200,23 @@ def _widest(made: Plan) -> int:
     return max(len(step.action) for step in made.steps)
 
 
-def _tell_report(report: PushReport, *, as_json: bool) -> None:
+def _interruptible(store: MountedStore) -> AbstractContextManager[threading.Event]:
+    from mountcache.cli.interrupting import interruptible
+
+    return interruptible(
+        "interrupted: ending what is in flight (again: at once)", store.backing_store.disconnect
+    )
+
+
+def _tell_report(report: PushReport, stop: threading.Event, *, as_json: bool) -> Code:
+    """Tell what a push came to, and whether it was interrupted; return the exit code."""
+    from mountcache.sync.report import STOPPED
+
     said = ""
     groups = {key: group for group in report.groups for key in group.keys}
     for result in report.results:
+        if stop.is_set() and result.message == STOPPED and not as_json:
+            continue
         if as_json:
             show(_result(result) | {"group": _group(groups.get(result.key))})
         else:
@@ -215,6 +228,14 @@ def _tell_report(report: PushReport, *, as_json: bool) -> None:
         for group in report.groups:
             _tell_group(group)
         note(_next(report))
+    if stop.is_set():
+        left = sum(result.message == STOPPED for result in report.results)
+        note(
+            f"interrupted: {len(report.results) - left:,} of {len(report.results):,} were ended; "
+            "the others stay staged, and `mountcache push` goes on"
+        )
+        return Code.INTERRUPTED
+    return _code(report)
 
 
 def _tell_group(group: GroupResult) -> None:

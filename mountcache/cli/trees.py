@@ -21,10 +21,13 @@ _SHOWN = 10
 
 def get_tree(pattern: str, directory: str, *, force: bool, as_json: bool) -> Code:
     """Write the keys that match a pattern as files below a folder; return the exit code."""
+    from mountcache.cli.interrupting import interruptible
     from mountcache.sync import export_tree
 
     with opened() as store:
-        with progress("get") as step:
+        cut = store.backing_store.disconnect
+        said = "interrupted: files that are whole stay, and a further get goes on"
+        with progress("get") as step, interruptible(said, cut, at_once=True):
             report = export_tree(store, pattern, directory, force=force, progress=step)
         if not (report.written or report.already or report.failed):
             raise nothing_matches(pattern, is_key=store.exists)

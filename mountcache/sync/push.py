@@ -35,6 +35,7 @@ from mountcache.sync.probing import enforced, probe_if_wanted
 from mountcache.sync.remote import Patience
 from mountcache.sync.report import (
     ARRIVED,
+    STOPPED,
     GroupResult,
     Policy,
     PushReport,
@@ -51,7 +52,7 @@ _HALVED = "not sent: it belongs to what was refused"
 _EVERY = 0.1
 _MANY_DELETES = 100
 _SOME_DELETES = 10
-_STOPPED = PushResult("", "skipped", "the push was stopped before this key")
+_STOPPED = PushResult("", "skipped", STOPPED)
 
 
 def push(

@@ -12,6 +12,7 @@ from mountcache.errors import ConfigurationError, StoreError
 __all__ = [
     "ARRIVED",
     "POLICIES",
+    "STOPPED",
     "Conflict",
     "GroupResult",
     "Outcome",
@@ -33,6 +34,9 @@ Outcome = Literal[
     "skipped",
     "held",
 ]
+
+STOPPED = "the push was stopped before this key"
+"""The message of a result that is "skipped" since the push was asked to end early."""
 
 POLICIES = ("fail", "ours", "theirs", "keep-both", "merge-metadata")
 
