@@ -40,12 +40,20 @@ __all__ = [
     "AsyncStream",
     "AsyncValue",
     "AsyncWriter",
+    "about",
+    "apply",
     "diff",
     "export_tree",
+    "grading",
     "import_tree",
+    "in_conflict",
     "open",
+    "plan",
     "prefetch",
+    "probe",
+    "pull",
     "push",
+    "resolve",
     "side",
     "status",
 ]
@@ -468,10 +476,18 @@ def _differences(
     return verb
 
 
+about = _whole(sync.about)
+apply = _whole(sync.apply)
 diff = _differences(sync.diff)
 export_tree = _whole(sync.export_tree)
+grading = _whole(sync.grading)
 import_tree = _whole(sync.import_tree)
+in_conflict = _whole(sync.in_conflict)
+plan = _whole(sync.plan)
 prefetch = _whole(sync.prefetch)
+probe = _whole(sync.probe)
+pull = _whole(sync.pull)
 push = _whole(sync.push)
+resolve = _whole(sync.resolve)
 side = _whole(sync.side)
 status = _whole(sync.status)

@@ -149,7 +149,13 @@ def test_a_verb_that_could_block_is_awaited_or_iterated() -> None:
 
 
 def test_every_function_of_sync_is_there_with_the_same_parameters() -> None:
-    functions = {name for name in sync.__all__ if inspect.isfunction(getattr(sync, name))}
+    functions = {
+        name
+        for name in sync.__all__
+        if inspect.isfunction(getattr(sync, name))
+        and next(iter(inspect.signature(getattr(sync, name)).parameters)) == "store"
+    }
+    assert len(functions) > 10
     missing = functions - set(asynchronous.__all__)
     assert not missing, f"add a line for each to mountcache/asynchronous.py: {sorted(missing)}"
     for name in functions:

@@ -42,9 +42,15 @@ def pull(
     Staged edits stay as they are, and so does what they were made from: those that upstream has
     changed since are named.
     """
+    from mountcache.cli.interrupting import interruptible
     from mountcache.sync import pull as bring
 
-    with opened() as store, progress("pull") as step:
+    said = "interrupted: what is here by now stays, and a further pull goes on"
+    with (
+        opened() as store,
+        progress("pull") as step,
+        interruptible(said, store.backing_store.disconnect, at_once=True),
+    ):
         wanted = pattern_of(pattern, exact=exact)
         found = bring(store, wanted, workers=workers, progress=step, bwlimit=bwlimit)
     if as_json:
