@@ -14,7 +14,7 @@ from collections.abc import Sequence
 __all__ = ["main"]
 
 _COMPLETION = "_MOUNTCACHE_COMPLETE"
-"""What a shell sets to ask how a word goes on; see click's pages on shell completion."""
+"""What a shell sets to ask how a word goes on."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,6 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code, see `mountcache.cli.codes.Code`.
     """
+    if _COMPLETION in os.environ:
+        from mountcache.cli.completing import main as complete
+
+        return complete()
+
     import click
 
     from mountcache.cli.app import app
@@ -45,8 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
     try:
-        if _COMPLETION in os.environ:
-            app.main(prog_name="mountcache", complete_var=_COMPLETION)
         # Not app.main: it answers a closed pipe with exit code 1, and Ctrl-C with an empty line.
         arguments = sys.argv[1:] if argv is None else list(argv)
         with app.make_context("mountcache", arguments) as context:

@@ -8,6 +8,7 @@ from mountcache import __version__
 from mountcache.cli.bundling import bundle
 from mountcache.cli.codes import TABLE
 from mountcache.cli.comparing import diff
+from mountcache.cli.completion import completion
 from mountcache.cli.configuring import config, login, logout, offline
 from mountcache.cli.doctoring import doctor
 from mountcache.cli.editing import drop, mv, put, revert, rm
@@ -62,6 +63,6 @@ for _command in (
     init, ls, query, info, meta, get, cat, path, put, rm, mv, status, diff, push, apply, resolve,
     revert, undo, pull, hold, unhold, log, watch, drop, prefetch, lock, bundle,
     offline, remote, rebind, login, logout, config, backup, restore, migrate,
-    doctor, index, serve, demo,
+    doctor, index, serve, completion, demo,
 ):  # fmt: skip
     app.add_command(_command)
