@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from mountcache.errors import PushInProgressError, StoreBusyError, StoreError
 from mountcache.jsonform import content_version, parse
 from mountcache.local import history
-from mountcache.local.catalog import Catalog, get_state
+from mountcache.local.catalog import Catalog, get_state, set_state
 from mountcache.local.history import What
 from mountcache.local.records import ABSENT_BASE, BaseOf, Clean, Copy, Edit, Op, Row, Why
 from mountcache.local.rows import OP_ROWS, base_columns, norm_of, op_from
@@ -417,6 +417,8 @@ class Journal:
             self._record(con, "reverted" if why == "reverted" else "given up", row.edit)
         self._staging.forget(con, row)
         con.execute("UPDATE copy SET expires = 0 WHERE key = ?", (row.key,))
+        # Where an index says what is there, that is asked: who gave an edit up wants what is now.
+        set_state(con, "index_checked", None)
 
     def _rebase(self, con: sqlite3.Connection, key: str, base: BaseOf) -> None:
         con.execute(
