@@ -30,6 +30,7 @@ __all__ = [
     "FILE_NAME",
     "Settings",
     "backing_store",
+    "bytes_of",
     "check_mount_name",
     "check_root",
     "find_file",
@@ -483,11 +484,19 @@ def _one_of(where: str, name: str, value: object, choices: tuple[str, ...]) -> s
 def _size(where: str, name: str, value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
-    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    found = bytes_of(value) if isinstance(value, str) else None
     if found is None:
         raise ConfigurationError(
             f'{where}: {name} is a number of bytes, or text such as "10 GiB", not {value!r}'
         )
+    return found
+
+
+def bytes_of(text: str) -> int | None:
+    """Return how many bytes text such as "10 GiB" means; None if it isn't such."""
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        return None
     unit = found[2].upper()
     base = 1024 if "I" in unit else 1000
     power = "BKMGT".index(unit[0]) if unit else 0

@@ -25,6 +25,7 @@ __all__ = [
     "InvalidMetadataError",
     "InvalidValueError",
     "NotLockedError",
+    "PinnedError",
     "PushInProgressError",
     "ReadOnlyKeyError",
     "ReadOnlyStoreError",
@@ -142,6 +143,10 @@ class ConflictError(StoreError):
 
 class NotLockedError(StoreError):
     """The key isn't in the lock that is in force. Whether it is there isn't said."""
+
+
+class PinnedError(StoreError):
+    """The copy of a key stays here, since it is pinned; unpin it first."""
 
 
 class PushInProgressError(StoreError):

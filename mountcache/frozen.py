@@ -110,7 +110,7 @@ class FrozenStore(MountedStore):
         """Return the value if the right bytes are here."""
         catalog = self.mount.catalog
         copy = catalog.row(short).copy
-        if copy is None or copy.sha256 != locked.sha256 or not self._overlay.is_sound(copy):
+        if copy is None or copy.sha256 != locked.sha256 or not catalog.is_sound(copy):
             return None
         try:
             stream = catalog.open_copy(copy)

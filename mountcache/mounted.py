@@ -34,6 +34,7 @@ from mountcache.errors import (
     ConfigurationError,
     ConflictError,
     InvalidKeyError,
+    PinnedError,
     ReadOnlyKeyError,
     StoreError,
     StoreUnavailableError,
@@ -51,6 +52,7 @@ from mountcache.local.history import Logged
 from mountcache.local.lending import lent
 from mountcache.local.listing import ALL_IS_HERE
 from mountcache.local.mirror import Mirror, mirrored
+from mountcache.local.pinning import is_pinned
 from mountcache.local.records import UNKNOWN_BASE, Edit, Row, StagedEdit, Taken
 from mountcache.local.staging import Announce
 from mountcache.local.store import default_author
@@ -58,7 +60,7 @@ from mountcache.local.undo import entries
 from mountcache.local.view import literal_prefix, matcher
 from mountcache.locks import Lock
 from mountcache.overlay import Overlay
-from mountcache.sync import history, single
+from mountcache.sync import history, pinning, single
 from mountcache.sync.mount import Mount
 from mountcache.sync.options import Offline, Options, check_offline
 from mountcache.sync.remote import Remote
@@ -644,6 +646,23 @@ class MountedStore(AbstractStore):
             self.mount.staging.write_content(theirs, self._announce(theirs), like)
             self.mount.staging.delete(mine, self._announce(mine), partner=theirs)
 
+    def cp(self, old: str, new: str) -> None:
+        """Stage a copy: the data and metadata of a key under another name, as `mv` does.
+
+        Raises
+        ------
+        KeyError
+            If `old` isn't there.
+        ConflictError
+            If `new` is.
+        """
+        mine, theirs = self._mine(old), self._mine(new)
+        with self.transaction(f"Copying {old} to {new}"):
+            if self.exists(new):
+                raise ConflictError(f"{new!r} is there already; delete it first", key=new)
+            like = self._with_bytes(mine, old)
+            self.mount.staging.write_content(theirs, self._announce(theirs), like)
+
     def _with_bytes(self, short: str, key: str) -> Edit:
         """Return a key as an edit whose bytes are in the store for good."""
         mount = self.mount
@@ -657,9 +676,9 @@ class MountedStore(AbstractStore):
                 pass
         row = mount.staging.row(short, mounted=True)
         copy = row.copy
-        if copy is None or not self._overlay.is_sound(copy):
+        if copy is None or not mount.catalog.is_sound(copy):
             raise StoreUnavailableError(
-                f"the data of {key!r} can't be kept here, so it can't be renamed; make room first"
+                f"the data of {key!r} can't be kept here, so it gets no other name; make room first"
             )
         mount.catalog.content.sync_file(copy.content)
         meta = row.edit.meta if row.edit is not None else copy.meta
@@ -813,6 +832,8 @@ class MountedStore(AbstractStore):
         ------
         StoreError
             If it is staged: `revert` discards edits.
+        PinnedError
+            If it is pinned: `unpin` it first.
         KeyError
             If there is no copy.
         """
@@ -821,18 +842,48 @@ class MountedStore(AbstractStore):
         mount.staging.refuse_in_transaction("drop")
         if mount.catalog.row(short).edit is not None:
             raise StoreError(f"{key!r} is staged, and only here; revert it or push it first")
-        if not mount.catalog.drop_copy(short):
+        try:
+            dropped = mount.catalog.drop_copy(short)
+        except PinnedError:
+            raise PinnedError(f"{key!r} is pinned, so that it stays here; unpin it first") from None
+        if not dropped:
             raise KeyError(key)
+
+    def pin(self, key: str) -> None:
+        """Keep the copy of a key until it is unpinned: it isn't evicted, pruned or dropped.
+
+        It is fetched if it isn't here. A newer version takes its place, and stays pinned.
+
+        Raises
+        ------
+        KeyError
+            If there is no such key.
+        StoreUnavailableError
+            If it isn't here, and upstream is out of reach.
+        StoreFullError
+            If it can't be kept here.
+        StoreError
+            If it is staged and there is no copy: what is staged stays here without a pin.
+        """
+        short = self._mine(key)
+        pinning.pin(self.mount, short, lambda: read_again(lambda: self._here(key)))
+
+    def unpin(self, key: str) -> None:
+        """Let the copy of a key go like any other again; KeyError if it isn't pinned."""
+        pinning.unpin(self.mount, self._mine(key))
 
     def cached(self, pattern: str = "*") -> Iterator[str]:
         """Iterate over the keys that match a shell pattern and can be dropped; asks nobody.
 
-        Their data is here as clean copies, and nothing is staged for them.
+        Their data is here as clean copies that aren't pinned, and nothing is staged for them.
         """
-        point = self.mount_point
+        catalog, point = self.mount.catalog, self.mount_point
         matches = matcher({}, pattern)
-        keys = (point + key for key in self.mount.catalog.copies())
-        return (key for key in keys if matches(key, {}))
+        return (
+            point + key
+            for key in catalog.copies()
+            if matches(point + key, {}) and not is_pinned(catalog, key)
+        )
 
     def rebind(self, url: str) -> None:
         """Move the local store to another upstream.

@@ -6,7 +6,6 @@ to leave it alone, and downloads through `mountcache.sync.fetch`.
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -21,7 +20,6 @@ from mountcache.abc import (
     SupportsRevalidation,
     SupportsVersions,
     Value,
-    chunks,
     facts_of,
 )
 from mountcache.errors import (
@@ -42,6 +40,7 @@ from mountcache.sync.mount import Mount
 from mountcache.sync.options import Options
 from mountcache.sync.promise import promise_for, promise_of
 from mountcache.sync.remote import Remote
+from mountcache.sync.residence import is_base
 from mountcache.sync.turns import Turns
 
 __all__ = ["Overlay"]
@@ -163,7 +162,7 @@ class Overlay:
             )  # fmt: skip
         row = self._with_sound_copy(row)
         copy = row.copy
-        if copy is not None and not _is_base(copy, edit):
+        if copy is not None and not is_base(copy, edit):
             copy = None
         if copy is not None:
             return Snapshot(
@@ -493,28 +492,10 @@ class Overlay:
         copy = row.copy
         if copy is None:
             return row
-        if self.is_sound(copy):
+        if self._catalog.is_sound(copy):
             return row
         self._catalog.drop_copy(copy.key, content=copy.content)
         return Row(row.key, row.edit, row.op, None, row.entry, row.complete)
-
-    def is_sound(self, copy: Copy) -> bool:
-        """Whether the bytes of a copy are here and, after a restart, whole."""
-        try:
-            stream = self._catalog.open_copy(copy)
-        except FileNotFoundError:
-            return False
-        with stream:
-            if copy.boot == self._catalog.content.boot:
-                return True
-            found = hashlib.sha256()
-            for chunk in chunks(stream):
-                found.update(chunk)
-        if found.hexdigest() != copy.sha256:
-            return False
-        if not self._catalog.content.readonly:
-            self._catalog.note_sound(copy)
-        return True
 
     # -- metadata and listings -----------------------------------------------------------
 
@@ -684,15 +665,6 @@ def _is_fresh(now: float, checked: float, expires: float | None, max_age: float 
     if max_age is not None:
         return 0 <= now - checked < max_age and expires != 0
     return expires is not None and checked <= now < expires
-
-
-def _is_base(copy: Copy, edit: Edit) -> bool:
-    base = edit.base
-    if base.kind == "op":
-        return True
-    if base.version is not None and copy.version is not None:
-        return base.version == copy.version
-    return base.sha256 is None or base.sha256 == copy.sha256
 
 
 def _same_bytes(copy: Copy, entry: Entry) -> bool:

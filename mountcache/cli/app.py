@@ -11,15 +11,19 @@ from mountcache.cli.comparing import diff
 from mountcache.cli.completion import completion
 from mountcache.cli.configuring import config, login, logout, offline
 from mountcache.cli.doctoring import doctor
-from mountcache.cli.editing import drop, mv, put, revert, rm
+from mountcache.cli.editing import cp, drop, mv, put, revert, rm
 from mountcache.cli.freezing import lock
 from mountcache.cli.history import hold, log, unhold, watch
+from mountcache.cli.housekeeping import du, gc, prune, stats, verify
 from mountcache.cli.indexing import index
+from mountcache.cli.keeping import pin, unpin
+from mountcache.cli.locating import whereis
 from mountcache.cli.metadata import info, meta, query
 from mountcache.cli.moving import rebind
 from mountcache.cli.paths import path
+from mountcache.cli.prefetching import prefetch
 from mountcache.cli.pulling import pull
-from mountcache.cli.reading import cat, get, ls, prefetch
+from mountcache.cli.reading import cat, get, ls
 from mountcache.cli.remoting import remote
 from mountcache.cli.resolving import resolve
 from mountcache.cli.saving import backup, migrate, restore
@@ -60,9 +64,9 @@ def app(ctx: click.Context) -> None:
 
 
 for _command in (
-    init, ls, query, info, meta, get, cat, path, put, rm, mv, status, diff, push, apply, resolve,
-    revert, undo, pull, hold, unhold, log, watch, drop, prefetch, lock, bundle,
-    offline, remote, rebind, login, logout, config, backup, restore, migrate,
-    doctor, index, serve, completion, demo,
+    init, ls, query, info, meta, get, cat, path, put, rm, mv, cp, status, diff, push, apply,
+    resolve, revert, undo, pull, hold, unhold, log, watch, drop, pin, unpin, prefetch, lock, bundle,
+    whereis, du, stats, prune, gc, verify, offline, remote, rebind, login, logout, config, backup,
+    restore, migrate, doctor, index, serve, completion, demo,
 ):  # fmt: skip
     app.add_command(_command)

@@ -18,6 +18,8 @@ class Code(IntEnum):
 
     DONE = 0
     STAGED = 1
+    MISSING = 1
+    DIFFERENT = 1
     CONFLICT = 2
     ERROR = 3
     UNREACHABLE = 4
@@ -29,7 +31,10 @@ class Code(IntEnum):
 
 TABLE = (
     (Code.DONE, "done; status: nothing is staged"),
-    (Code.STAGED, "edits are staged (status only)"),
+    (
+        Code.STAGED,
+        "something is staged (status), isn't here (prefetch --check) or differs (verify)",
+    ),
     (Code.CONFLICT, "conflict: upstream isn't what an edit was made from"),
     (Code.ERROR, "error; a key that isn't there, a pattern that matches nothing"),
     (Code.UNREACHABLE, "can't know: upstream is out of reach"),

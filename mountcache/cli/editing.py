@@ -27,7 +27,7 @@ from mountcache.cli.session import (
     tell,
 )
 
-__all__ = ["drop", "mv", "put", "revert", "rm"]
+__all__ = ["cp", "drop", "mv", "put", "revert", "rm"]
 
 
 class _Counted(io.RawIOBase):
@@ -212,6 +212,24 @@ def mv(old: str, new: str, as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("old")
+@click.argument("new")
+@config_option
+@json_option
+def cp(old: str, new: str, as_json: bool) -> None:
+    """Stage a copy of a key under another name; NEW must be free.
+
+    Bytes that are here are shared, not copied.
+    """
+    with opened() as store, asking_for(old, store):
+        store.cp(old, new)
+    if as_json:
+        show({"old": old, "new": new})
+    else:
+        tell(one_line(f"copied {old} to {new}"))
+
+
+@click.command()
 @_named
 @exact_option
 @config_option
@@ -264,9 +282,10 @@ def drop(words: tuple[str, ...], exact: bool, as_json: bool) -> None:
     """Forget the copies of keys that are here, and what `mountcache path` made of them.
 
     Upstream keeps them. A staged edit is no copy: `mountcache revert` discards those. A PATTERN
-    is about the copies that are here.
+    is about the copies that are here and not pinned; a KEY that is pinned is refused.
     """
     from mountcache.cli.codes import NoSuchKeyError
+    from mountcache.cli.keeping import is_pinned
     from mountcache.cli.paths import forget, with_paths
     from mountcache.errors import StoreError
 
@@ -275,7 +294,18 @@ def drop(words: tuple[str, ...], exact: bool, as_json: bool) -> None:
             words, lambda word: [*store.cached(word), *like(with_paths(store), word)],
             exact=exact, what="no copy that is here", is_key=store.exists,
         )  # fmt: skip
+        pinned = {key for key in keys if is_pinned(store, key)}
+        refused = next((word for word in words if word in pinned), None)
+        if refused is not None:
+            raise StoreError(
+                f"{refused!r} is pinned, so that it stays here; `mountcache unpin` first. Nothing "
+                "was dropped"
+            )
         for key in keys:
+            if key in pinned:
+                # A pattern found the files that `mountcache path` made.
+                forget(store, key)
+                continue
             try:
                 store.drop(key)
                 forget(store, key)

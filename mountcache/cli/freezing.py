@@ -9,7 +9,7 @@ import click
 
 from mountcache.cli.codes import Code, one_line
 from mountcache.cli.naming import exact_option, nothing_matches, pattern_of
-from mountcache.cli.reading import tell_prefetched
+from mountcache.cli.prefetching import tell_prefetched
 from mountcache.cli.session import (
     bwlimit_option,
     config_option,

@@ -9,6 +9,7 @@ import click
 
 from mountcache.cli.advice import asking_for
 from mountcache.cli.codes import NoSuchKeyError, one_line
+from mountcache.cli.keeping import is_pinned
 from mountcache.cli.naming import assignments, nothing_matches
 from mountcache.cli.reading import found
 from mountcache.cli.session import (
@@ -101,7 +102,7 @@ def info(key: str, as_json: bool) -> None:
             )
         with asking_for(key, store):
             value = store.get(key)
-        known = _known(key, value, edit)
+        known = _known(key, value, edit) | {"pinned": is_pinned(store, key)}
     if as_json:
         show(known)
         return
@@ -113,6 +114,8 @@ def info(key: str, as_json: bool) -> None:
         "sha256": known["sha256"] or "not known before it is read",
         "modified": _time(value.modified),
     }
+    if known["pinned"]:
+        lines["pinned"] = "yes; `mountcache unpin` lets the copy go like others"
     if edit is not None:
         lines["staged by"] = f"{edit.author}, {_time(edit.when)}"
     elif value.source == "cached":

@@ -1,4 +1,4 @@
-"""The commands that read: ls, get, cat, prefetch."""
+"""The commands that read: ls, get, cat."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from mountcache.cli.advice import asking_for
-from mountcache.cli.codes import Code, one_line
+from mountcache.cli.codes import one_line
+from mountcache.cli.keeping import residents_of_all, show_resident
 from mountcache.cli.naming import (
     assignments,
     exact_option,
@@ -20,33 +21,31 @@ from mountcache.cli.naming import (
 )
 from mountcache.cli.session import (
     amount,
-    bwlimit_option,
     config_option,
     json_option,
     note,
     opened,
     progress,
     show,
-    spelled,
     tell,
 )
 
 if TYPE_CHECKING:
     from mountcache.abc import Readable
     from mountcache.mounted import MountedStore
-    from mountcache.sync import PrefetchReport
+    from mountcache.sync import Resident
 
-__all__ = ["cat", "found", "get", "ls", "prefetch", "tell_prefetched"]
+__all__ = ["cat", "found", "get", "ls"]
 
 _ALL = "*"
 _PIECE = 1048576
 
-_ENDING = "interrupted: what is here by now stays, and a further prefetch goes on"
-
 
 @click.command()
 @click.argument("pattern", default=_ALL)
-@click.option("-l", "--long", "long", is_flag=True, help="Metadata beside each key.")
+@click.option(
+    "-l", "--long", "long", is_flag=True, help="State, size, version, age, metadata beside the key."
+)
 @click.option(
     "--meta",
     "meta",
@@ -54,31 +53,80 @@ _ENDING = "interrupted: what is here by now stays, and a further prefetch goes o
     multiple=True,
     help="Only keys with this metadata; NAME:=JSON for other values than text.",
 )
+@click.option("--cached", is_flag=True, help="Only clean copies that are here.")
+@click.option("--staged", is_flag=True, help="Only staged edits, removals among them.")
+@click.option("--pinned", is_flag=True, help="Only pinned copies.")
+@click.option("--missing", is_flag=True, help="Only what upstream has and what isn't here.")
 @exact_option
 @config_option
 @json_option
-def ls(pattern: str, long: bool, meta: tuple[str, ...], exact: bool, as_json: bool) -> None:
+def ls(
+    pattern: str, long: bool, meta: tuple[str, ...], exact: bool, as_json: bool, **kinds: bool
+) -> None:
     """List the keys that match PATTERN ("*" crosses "/"), one a line.
 
-    Staged edits count: what is deleted here isn't listed, what is added is.
+    Staged edits count: what is deleted here isn't listed, what is added is. --cached, --staged,
+    --pinned and --missing ask nobody: they are about what is here, and known here of upstream.
+
+    -l shows the state (cached; outdated: upstream is known to have another version; gone: upstream
+    lost the key; remote: not here; added, modified, deleted: staged), "pin" if it is pinned, size,
+    the beginning of the version, how long ago it was staged or upstream confirmed it, the key and
+    its metadata.
     """
     where = assignments(meta, "--meta")
+    which = [name for name, given in kinds.items() if given]
+    if len(which) > 1:
+        raise click.UsageError(f"--{which[0]} and --{which[1]} are two lists; ask for one")
     count = 0
     with opened() as store:
-        for key, metadata in _listed(store, pattern, where, exact=exact):
+        for key, metadata, resident in _lines(store, pattern, where, which, long, exact=exact):
             count += 1
-            if as_json:
+            if long or (which and as_json):
+                show_resident(key, metadata, resident, as_json=as_json)
+            elif as_json:
                 show({"key": key, "metadata": metadata})
-            elif long:
-                tell(f"{key}\t{spelled(metadata)}")
             else:
                 tell(key)
-        if not count and where:
+        if not count and which:
+            _tell_that_none_is(which[0], pattern)
+        elif not count and where:
             note("no key has this metadata")
         elif not count and pattern != _ALL:
             raise nothing_matches(pattern, is_key=store.exists)
         elif not count:
             note("no keys are there yet; next: `mountcache put KEY FILE` stages one")
+
+
+def _lines(
+    store: MountedStore, word: str, where: dict[str, Any], which: list[Any], long: bool,
+    *, exact: bool,
+) -> Iterator[tuple[str, dict[str, Any], Resident | None]]:  # fmt: skip
+    """Iterate over keys, their metadata and, where that is asked for, where their data are."""
+    if which:
+        from mountcache.sync import residents
+
+        wanted = pattern_of(word, exact=exact)
+        for each in residents(store, which[0], wanted):
+            if _has(each.metadata, where):
+                yield each.key, each.metadata, each
+    elif long:
+        yield from residents_of_all(store, _listed(store, word, where, exact=exact))
+    else:
+        for key, metadata in _listed(store, word, where, exact=exact):
+            yield key, metadata, None
+
+
+def _tell_that_none_is(which: str, pattern: str) -> None:
+    like = "" if pattern == _ALL else f" that matches {pattern!r}"
+    match which:
+        case "cached":
+            note(one_line(f"no copy{like} is here; next: `mountcache prefetch PATTERN`"))
+        case "staged":
+            note(one_line(f"nothing{like} is staged"))
+        case "pinned":
+            note(one_line(f"nothing{like} is pinned; next: `mountcache pin KEY`"))
+        case _:
+            note(one_line(f"nothing{like} that upstream is known to have is missing here"))
 
 
 def _listed(
@@ -244,85 +292,3 @@ def _write_out(data: Readable) -> None:
     while piece := data.read(_PIECE):
         out.write(piece)
     out.flush()
-
-
-@click.command()
-@click.argument("pattern", required=False)
-@click.option(
-    "--from", "source", metavar="FILE", help="The keys in FILE, one a line, or those of a lock."
-)
-@click.option(
-    "--frozen", is_flag=True, help="With a lock: exactly the bytes that it names, or an error."
-)
-@click.option(
-    "--workers", type=click.IntRange(1, 64), default=8, show_default=True, help="At once."
-)
-@bwlimit_option
-@exact_option
-@config_option
-@json_option
-@click.pass_context
-def prefetch(
-    ctx: click.Context,
-    pattern: str | None,
-    source: str | None,
-    frozen: bool,
-    workers: int,
-    bwlimit: str | None,
-    exact: bool,
-    as_json: bool,
-) -> None:
-    """Fetch all keys that match PATTERN, for reading offline.
-
-    What doesn't fit is refused before anything is fetched.
-    """
-    from mountcache.cli.interrupting import interruptible
-    from mountcache.sync import prefetch as fetch_all
-
-    if source is None:
-        if frozen:
-            raise click.UsageError("--frozen is about a lock: say --from FILE")
-        wanted: str | list[str] = pattern_of(pattern or _ALL, exact=exact)
-    elif pattern is not None:
-        raise click.UsageError("PATTERN and --from FILE both say which keys; give one of them")
-    else:
-        from mountcache.cli.freezing import prefetch_frozen
-        from mountcache.sync.frozen import Lockfile, read_keys
-
-        named = read_keys(source)
-        if frozen:
-            code = prefetch_frozen(source, named, workers=workers, bwlimit=bwlimit, as_json=as_json)
-            ctx.exit(code)
-        wanted = list(named.keys) if isinstance(named, Lockfile) else named
-    with opened() as store:
-        cut = store.backing_store.disconnect
-        with progress("prefetch") as step, interruptible(_ENDING, cut, at_once=True):
-            report = fetch_all(store, wanted, workers=workers, progress=step, bwlimit=bwlimit)
-        came = report.fetched + report.already + len(report.failed)
-        if not came and pattern not in (None, _ALL) and next(store.glob(str(wanted)), None) is None:
-            if is_pattern(str(pattern), exact=exact):
-                raise nothing_matches(str(pattern), is_key=store.exists)
-            with asking_for(str(pattern), store):
-                raise KeyError(pattern)
-    ctx.exit(tell_prefetched(report, as_json=as_json))
-
-
-def tell_prefetched(report: PrefetchReport, *, as_json: bool) -> Code:
-    """Tell what a prefetch brought; return the exit code."""
-    if as_json:
-        show(
-            {
-                "fetched": report.fetched,
-                "already": report.already,
-                "bytes": report.bytes,
-                "failed": report.failed,
-            }
-        )
-    else:
-        tell(
-            f"{report.fetched:,} fetched ({amount(report.bytes)}), "
-            f"{report.already:,} here already, {len(report.failed):,} failed"
-        )
-        for key, why in report.failed.items():
-            note(one_line(f"mountcache: {key}: {why}"))
-    return Code.ERROR if report.failed else Code.DONE

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mountcache.abc import ABSENT, chunks
-from mountcache.errors import StoreError, StoreFullError
+from mountcache.errors import DirectoryError, PinnedError, StoreError, StoreFullError
 from mountcache.local import history, schema, undo
 from mountcache.local.content import AlteredError, Content
 from mountcache.local.decide import is_outdated, seen_of_copy, seen_of_entry
@@ -48,7 +48,14 @@ from mountcache.local.rows import (
 )
 from mountcache.local.view import PAGE
 
-__all__ = ["HIT", "HIT_INDEXED", "Catalog", "StagedLimitError", "get_state", "set_state"]
+__all__ = [
+    "HIT",
+    "HIT_INDEXED",
+    "Catalog",
+    "StagedLimitError",
+    "get_state",
+    "set_state",
+]
 
 _AS_BEFORE = Limits()
 _HANDED = 65_536
@@ -163,6 +170,8 @@ class Catalog:
         self._handed: dict[str, Seen] = {}
         self._uses: set[str] = set()
         self._uses_written = 0.0
+        self.pins_to_come: set[str] = set()
+        """Keys whose pinned copy turned out to be damaged: the next one is pinned again."""
         self._create()
         self._size_limit = self._limit_in_force("size_limit", limits.size)
         self._staged_limit = self._limit_in_force("staged_limit", limits.staged)
@@ -311,6 +320,41 @@ class Catalog:
             stream.close()
             raise FileNotFoundError(f"{error}, and isn't what it was") from None
 
+    def file_of(self, content: str) -> Path | None:
+        """Return the file of bytes that are in the store; None if they are in its database.
+
+        FileNotFoundError if they have gone.
+        """
+        con = self.content.connection()
+        found = con.execute(
+            "SELECT filename FROM Cache WHERE key = ? AND raw = 1", (content,)
+        ).fetchone()
+        if found is None:
+            raise FileNotFoundError(content)
+        return None if found[0] is None else self.content.path(found[0])
+
+    def wrong_with(self, content: str, sha256: str | None, size: int | None) -> str:
+        """Read bytes that are in the store and compare them; return what is wrong, "" if nothing.
+
+        Parameters
+        ----------
+        sha256, size
+            What they are.
+        """
+        try:
+            with self.open_content(content, sha256) as stream:
+                digest, found = hashlib.sha256(), 0
+                for chunk in chunks(stream):
+                    digest.update(chunk)
+                    found += len(chunk)
+        except FileNotFoundError as error:
+            return "is gone" if error.args == (content,) or error.errno else f"is lost: {error}"
+        except (DirectoryError, OSError) as error:
+            return f"can't be read: {error}"
+        if size is not None and found != size:
+            return f"has {found:,} bytes, not its {size:,}"
+        return "" if digest.hexdigest() == sha256 else "isn't what it was: its digest is another"
+
     def open_copy(self, copy: Copy) -> io.BufferedIOBase:
         """Return a stream of a clean copy; FileNotFoundError if its bytes have gone."""
         return self.open_content(copy.content, copy.sha256)
@@ -417,6 +461,7 @@ class Catalog:
                 )  # fmt: skip
             # Others may have been given the same room.
             self._let_go(con, self._over_limit(con))
+        self.pins_to_come.difference_update(clean.key for clean in cleans)
 
     def _record_change(self, con: sqlite3.Connection, row: Row, clean: Clean) -> None:
         """Record that upstream has another value than before, unless its index said so."""
@@ -464,6 +509,8 @@ class Catalog:
                 used, None if seen is None else seen_text(seen),
             ),
         )  # fmt: skip
+        if clean.key in self.pins_to_come:
+            con.execute("UPDATE copy SET pinned = 1 WHERE key = ?", (clean.key,))
         if old is not None and old.content != content:
             self.content.release(con, [old.content])
 
@@ -585,20 +632,57 @@ class Catalog:
                  entry, meta, copy.key, copy.content, copy.version, copy.meta),
             )  # fmt: skip
 
-    def note_sound(self, copy: Copy) -> None:
-        """Note that a copy of an earlier boot was checked and is whole."""
+    def is_sound(self, copy: Copy) -> bool:
+        """Whether the bytes of a copy are here and, after a restart, whole.
+
+        Clean bytes aren't synced: a copy of an earlier boot is compared with its digest, once.
+        """
+        try:
+            stream = self.open_copy(copy)
+        except FileNotFoundError:
+            return False
+        with stream:
+            if copy.boot == self.content.boot:
+                return True
+            found = hashlib.sha256()
+            for chunk in chunks(stream):
+                found.update(chunk)
+        if found.hexdigest() != copy.sha256:
+            return False
+        if not self.content.readonly:
+            self.note_sound(copy)
+        return True
+
+    def note_sound(self, *copies: Copy) -> None:
+        """Note that copies of an earlier boot were checked and are whole."""
         with self.content.write() as con:
-            con.execute(
+            con.executemany(
                 "UPDATE copy SET boot = ? WHERE key = ? AND content = ?",
-                (self.content.boot, copy.key, copy.content),
+                [(self.content.boot, each.key, each.content) for each in copies],
             )
 
     def drop_copy(self, key: str, *, content: str | None = None) -> bool:
-        """Forget the clean copy of a key; only the one of `content` if given."""
+        """Forget the clean copy of a key; tell if there was one.
+
+        Parameters
+        ----------
+        content
+            Only the one with these bytes, since they are damaged. If it is pinned, so is what
+            this process fetches in its place.
+
+        Raises
+        ------
+        PinnedError
+            If it is pinned, and nothing is wrong with it.
+        """
         with self.content.write() as con:
             copy = self.row(key, con).copy
             if copy is None or content not in (None, copy.content):
                 return False
+            if con.execute("SELECT pinned FROM copy WHERE key = ?", (key,)).fetchone()[0]:
+                if content is None:
+                    raise PinnedError(f"{key!r} is pinned; unpin it first")
+                self.pins_to_come.add(key)
             con.execute("DELETE FROM copy WHERE key = ?", (key,))
             self.content.release(con, [copy.content])
             return True
@@ -622,11 +706,24 @@ class Catalog:
     def available(self) -> int | None:
         """Return how many bytes of copies could be kept if all evictable ones went."""
         con = self.content.connection()
-        (clean,) = con.execute(
-            "SELECT coalesce(sum(size), 0) FROM copy WHERE NOT pinned"
+        stays, clean, undone = con.execute(
+            "SELECT (SELECT coalesce(sum(size), 0) FROM copy"
+            " WHERE pinned OR key IN (SELECT key FROM edit)),"
+            " (SELECT value FROM state WHERE name = 'clean_bytes'),"
+            " (SELECT value FROM state WHERE name = 'undo_bytes')"
         ).fetchone()
-        free: int = self.content.free_bytes() - self._min_free + clean + self.state("undo_bytes")
-        return free if self._size_limit is None else min(free, self._size_limit)
+        free: int = self.content.free_bytes() - self._min_free + clean - stays + undone
+        return free if self._size_limit is None else min(free, self._size_limit - stays)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits in force; None where there is none."""
+        return Limits(self._size_limit, self._staged_limit, self._undo_room())
+
+    def _undo_room(self) -> int:
+        if self._undo_limit is not None:
+            return self._undo_limit
+        return _UNDO_WITHOUT_LIMIT if self._size_limit is None else self._size_limit // 4
 
     def _shortage(self, size: int) -> int:
         short = size + self._min_free - self.content.free_bytes()
@@ -667,10 +764,7 @@ class Catalog:
 
     def take_away(self, con: sqlite3.Connection, edit: Edit, why: Why) -> None:
         """Keep an edit for undo inside the commit that takes it away."""
-        room = self._undo_limit
-        if room is None:
-            room = _UNDO_WITHOUT_LIMIT if self._size_limit is None else self._size_limit // 4
-        undo.keep(con, self.content, edit, why, self.clock(), room)
+        undo.keep(con, self.content, edit, why, self.clock(), self._undo_room())
 
     def staged_room(self, key: str) -> int | None:
         """Return how many bytes may be staged for a key; None without a limit."""
@@ -706,6 +800,10 @@ class Catalog:
         """Let go of all that was kept for undo, since space is short; tell if that was any."""
         with self.content.write() as con:
             return undo.drop(con, self.content, 2**62, self.clock()) > 0
+
+    def write_uses(self, con: sqlite3.Connection) -> None:
+        """Write the uses noted in memory inside a commit that goes by them."""
+        self._write_uses(con, self.clock(), now_too=True)
 
     def _write_uses(self, con: sqlite3.Connection, now: float, *, now_too: bool = False) -> int:
         """Write the uses noted in memory, at most once a minute; return the count of uses."""

@@ -427,6 +427,9 @@ class Content(Protocol):
     def gc(self) -> int:
         """Remove what dead processes left and no row names; return how many files."""
 
+    def sweep(self) -> tuple[int, int]:
+        """Do as `gc` does; return how many files, and how many bytes they took."""
+
     def free_bytes(self) -> int:
         """Return how many bytes could be added."""
 

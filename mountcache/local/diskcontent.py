@@ -471,11 +471,14 @@ class DiskContent(DatabaseContent):
         return self._locks.setdefault(name, FileLock(path))
 
     def gc(self) -> int:
+        return self.sweep()[0]
+
+    def sweep(self) -> tuple[int, int]:
         if self.readonly:
             raise ReadOnlyStoreError(f"{self.directory} can only be read here")
         return self._collect(anyway=True)
 
-    def _collect(self, *, anyway: bool) -> int:
+    def _collect(self, *, anyway: bool) -> tuple[int, int]:
         rooms = ["tmp", "partial", *_ROOMS]
         return collect(self.directory, self._token, rooms, self._named, anyway=anyway)
 

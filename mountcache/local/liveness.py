@@ -230,7 +230,7 @@ def collect(
     named: Callable[[set[str]], set[str]],
     *,
     anyway: bool = True,
-) -> int:
+) -> tuple[int, int]:
     """Remove files of dead processes that no row names, then forget the dead.
 
     Parameters
@@ -248,10 +248,11 @@ def collect(
 
     Returns
     -------
-    int
-        How many files were removed.
+    tuple of int
+        How many files were removed, and how many bytes of the disk they took.
     """
     left: set[str] = set()
+    freed = 0
     dead = _Dead(directory / "live", mine)
     try:
         found = [token for token in os.listdir(directory / "live") if token in dead]
@@ -259,12 +260,16 @@ def collect(
             left = {f"{room}/{name}" for room in rooms for name in _of_the(dead, directory / room)}
             left -= named(left)
         for filename in left:
-            (directory / filename).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                file = (directory / filename).lstat()
+                # Of an incomplete download, the holes take nothing.
+                freed += min(file.st_size, file.st_blocks * 512)
+                (directory / filename).unlink()
         for token in found:
             (directory / "live" / token).unlink(missing_ok=True)
     finally:
         dead.end()
-    return len(left)
+    return len(left), freed
 
 
 def _of_the(dead: _Dead, room: Path) -> Iterator[str]:

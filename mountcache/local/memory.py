@@ -117,6 +117,9 @@ class MemoryContent(DatabaseContent):
     def gc(self) -> int:
         return 0
 
+    def sweep(self) -> tuple[int, int]:
+        return 0, 0
+
     def close(self) -> None:
         """Do nothing: what is in memory is there until nobody needs it."""
 

@@ -20,6 +20,9 @@ import sqlite3
 import tempfile
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -28,8 +31,21 @@ from mountcache.local.content import Content
 from mountcache.local.planted import open_own
 from mountcache.local.rights import create as create_file
 from mountcache.local.rights import make_folder
+from mountcache.local.view import PAGE, past_prefix
 
-__all__ = ["BLOCK", "Partial", "create", "drop", "drop_idle", "find", "is_begun", "register"]
+__all__ = [
+    "BLOCK",
+    "Begun",
+    "Partial",
+    "begun",
+    "create",
+    "drop",
+    "drop_idle",
+    "drop_torn",
+    "find",
+    "is_begun",
+    "register",
+]
 
 BLOCK: Final = 1048576
 """Bytes in a block."""
@@ -398,6 +414,75 @@ def drop(content: Content, key: str, *, name: str | None = None, but: str | None
     with content.write() as con:
         con.execute("DELETE FROM partial WHERE key = ? AND name = ?", (key, columns[2]))
     _room(content).remove(columns[2])
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """How much of a key is here that isn't here as a whole."""
+
+    key: str
+    version: str
+    size: int
+    """Length of the whole value in bytes."""
+    here: int
+    """Bytes of it that can be gone on with; none after the machine was started again."""
+
+
+def begun(content: Content, prefix: str = "") -> Iterator[Begun]:
+    """Iterate by key over the downloads that aren't complete, of keys that begin with a prefix."""
+    after, until, comparison = prefix, past_prefix(prefix), ">="
+    while True:
+        found = (
+            content.connection()
+            .execute(
+                f"SELECT key, {_COLUMNS} FROM partial WHERE key {comparison} ?"
+                " AND (?2 IS NULL OR key < ?2) ORDER BY key LIMIT ?3",
+                (after, until, PAGE),
+            )
+            .fetchall()
+        )
+        for key, version, size, name, boot in found:
+            here = _noted(content, name, size) if boot == content.boot else 0
+            yield Begun(key, version, size, here)
+        if len(found) < PAGE:
+            return
+        after, comparison = found[-1][0], ">"
+
+
+def _noted(content: Content, name: str, size: int) -> int:
+    """Return how many bytes the map of a file notes, without taking its lock."""
+    try:
+        descriptor = _room(content).open(name)
+    except OSError:
+        return 0  # it has just become whole, or may not be looked at
+    try:
+        blocks = -(-size // BLOCK)
+        here = os.pread(descriptor, blocks, size)
+    finally:
+        os.close(descriptor)
+    if len(here) < blocks:
+        return size  # whole: it is being adopted
+    last = size - (blocks - 1) * BLOCK if blocks else 0
+    return sum(here[:-1]) * BLOCK + (last if here[-1:] == _HERE else 0)
+
+
+def drop_torn(content: Content) -> int:
+    """Drop the downloads of before the machine's last start; return how many bytes they took.
+
+    Nobody can go on with them.
+    """
+    con = content.connection()
+    rows = con.execute(
+        f"SELECT key, {_COLUMNS} FROM partial WHERE boot IS NOT ?", (content.boot,)
+    ).fetchall()
+    freed = 0
+    for key, _, _, name, _ in rows:
+        path = _room(content).path(name)
+        with suppress(OSError):
+            if path is not None:
+                freed += path.lstat().st_blocks * 512
+        drop(content, key, name=name)
+    return freed
 
 
 def drop_idle(content: Content) -> bool:

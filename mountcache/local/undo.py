@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from mountcache.local.content import Content
 from mountcache.local.records import UNKNOWN_BASE, BaseOf, Edit, Taken, Why
 from mountcache.local.rows import base_columns
+from mountcache.local.view import PAGE
 
-__all__ = ["Kept", "drop", "entries", "forget", "keep", "surplus"]
+__all__ = ["Kept", "drop", "entries", "expire", "forget", "is_kept", "keep", "pages", "surplus"]
 
 AGE: Final = 14 * 86400.0
 """Seconds for which something is kept."""
@@ -111,12 +112,41 @@ def drop(con: sqlite3.Connection, content: Content, amount: int, now: float) -> 
     return before - _total(con)
 
 
+def expire(con: sqlite3.Connection, content: Content, now: float) -> int:
+    """Let go inside a commit of what isn't to be kept any longer; return how many entries."""
+    gone = surplus(_kept(con), now, 0)
+    _let_go(con, content, gone)
+    return len(gone)
+
+
 def entries(con: sqlite3.Connection, key: str | None = None) -> list[Taken]:
     """Return what was taken away, the last first: of one key, or of all."""
     found = con.execute(
         f"SELECT {_COLUMNS} FROM undo WHERE ?1 IS NULL OR key = ?1 ORDER BY seq DESC", (key,)
     )
-    return [Taken(*(*c[:9], BaseOf(*c[9:14]), *c[14:])) for c in found.fetchall()]
+    return [_taken(columns) for columns in found.fetchall()]
+
+
+def pages(content: Content) -> Iterator[Taken]:
+    """Iterate over what was taken away, the first first, a page at a time."""
+    after = -1
+    while True:
+        sql = f"SELECT {_COLUMNS} FROM undo WHERE seq > ? ORDER BY seq LIMIT ?"
+        found = content.connection().execute(sql, (after, PAGE)).fetchall()
+        yield from map(_taken, found)
+        if len(found) < PAGE:
+            return
+        after = found[-1][0]
+
+
+def is_kept(con: sqlite3.Connection, taken: Taken) -> bool:
+    """Return whether an entry is there still: the number of the last one is given again."""
+    sql = "SELECT 1 FROM undo WHERE seq = ? AND key = ? AND content IS ?"
+    return con.execute(sql, (taken.seq, taken.key, taken.content)).fetchone() is not None
+
+
+def _taken(c: tuple[Any, ...]) -> Taken:
+    return Taken(*(*c[:9], BaseOf(*c[9:14]), *c[14:]))
 
 
 def forget(con: sqlite3.Connection, content: Content, seq: int) -> None:

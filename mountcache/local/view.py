@@ -11,7 +11,7 @@ from mountcache.jsonform import normal_value, parse, spelling
 from mountcache.local.content import Content
 from mountcache.local.rows import VISIBLE_NOW
 
-__all__ = ["PAGE", "literal_prefix", "matcher", "view"]
+__all__ = ["PAGE", "literal_prefix", "matcher", "past_prefix", "view"]
 
 PAGE = 1000
 """How many rows are read at once."""
@@ -48,7 +48,7 @@ def view(
     sql, parameters = _view_sql(wanted, merged)
     low = literal_prefix(pattern or "")
     matches = re.compile(fnmatch.translate(pattern)).match if pattern is not None else None
-    parameters |= {"after": low, "until": _past(low), "page": PAGE}
+    parameters |= {"after": low, "until": past_prefix(low), "page": PAGE}
     # The first page takes its lower bound in, the others leave theirs out.
     comparison = ">="
     while True:
@@ -85,7 +85,7 @@ def literal_prefix(pattern: str) -> str:
     return pattern if found is None else pattern[: found.start()]
 
 
-def _past(prefix: str) -> str | None:
+def past_prefix(prefix: str) -> str | None:
     """Return a bound above all keys that begin with `prefix`; None if there is none.
 
     SQLite compares text by its UTF-8 bytes, whose order is that of the code points.

@@ -42,8 +42,9 @@ from mountcache.local.view import matcher
 from mountcache.sync.fetch import fill
 from mountcache.sync.mount import Mount, Mounted
 from mountcache.sync.pacing import at_most, at_once
-from mountcache.sync.prefetch import PrefetchReport, fetch_all, is_here, listed, prefetch
+from mountcache.sync.prefetch import PrefetchReport, fetch_keys, listed, prefetch
 from mountcache.sync.promise import promise_for, promise_of
+from mountcache.sync.residence import is_current
 from mountcache.sync.source import begin
 from mountcache.sync.switch import refuse_offline
 
@@ -337,7 +338,7 @@ def _locked(mount: Mount, since: float, key: str) -> Locked:
         _refuse_staged([mount.full(key)])
     copy, backing, name = row.copy, mount.backing, mount.full(row.key)
     try:
-        if copy is None or not is_here(row):
+        if copy is None or not is_current(row):
             return _looked(mount, row, begin(backing, name))
         promised = row.entry is not None and promise_of(row.entry.entry).digest
         answer: NotModified | Value = NotModified(Facts())
@@ -436,7 +437,8 @@ def prefetch_locked(
         )
     if missing:
         refuse_offline(mount)
-    came = fetch_all(mount, missing, workers=workers, progress=progress, bwlimit=bwlimit)
+    keys = [row.key for row in missing]
+    came = fetch_keys(mount, keys, workers=workers, progress=progress, bwlimit=bwlimit)
     if came.unavailable is not None:
         raise StoreUnavailableError(came.unavailable)
     failed |= came.failed

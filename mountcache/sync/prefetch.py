@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Final
 
@@ -17,12 +17,14 @@ from mountcache.abc import Value, chunks
 from mountcache.errors import StoreError, StoreFullError, StoreUnavailableError
 from mountcache.local.content import full
 from mountcache.local.partial import BLOCK
+from mountcache.local.pinning import set_pinned
 from mountcache.local.records import Clean, Row
 from mountcache.stopping import check_stopped, stopped_by, stopper
 from mountcache.sync.fetch import discard, fill, whole
 from mountcache.sync.mount import Mount, Mounted
 from mountcache.sync.pacing import at_most, at_once
-from mountcache.sync.promise import promise_for, promise_of
+from mountcache.sync.promise import promise_for
+from mountcache.sync.readiness import Wanted, listed, readiness, survey
 from mountcache.sync.remote import Patience
 from mountcache.sync.source import Source, begin
 from mountcache.sync.switch import refuse_offline
@@ -32,10 +34,10 @@ __all__ = [
     "Fetched",
     "PrefetchReport",
     "arriving",
-    "fetch_all",
+    "fetch_keys",
     "fetched",
-    "is_here",
     "listed",
+    "pin_keys",
     "prefetch",
 ]
 
@@ -56,6 +58,8 @@ class PrefetchReport:
     """Length of what came."""
     failed: dict[str, str] = field(default_factory=dict)
     """Keys that didn't come, and why."""
+    unpinned: dict[str, str] = field(default_factory=dict)
+    """Keys that are here and couldn't be pinned, though that was asked for, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +76,13 @@ class Came:
 def prefetch(
     store: Mounted,
     pattern: str | Iterable[str] = "*",
-    *,
+    *more: str,
     workers: int = 8,
+    pin: bool = False,
     progress: Callable[[int, int, str], object] | None = None,
     bwlimit: str | float | None = None,
 ) -> PrefetchReport:
-    """Fetch what matches a pattern, for reading offline.
+    """Fetch what matches patterns, for reading offline.
 
     Parameters
     ----------
@@ -86,8 +91,12 @@ def prefetch(
     pattern
         A shell pattern of keys; ``*`` crosses "/". Upstream is asked which there are. Or the keys
         themselves: those that upstream doesn't have are among the failed.
+    more
+        Further patterns.
     workers
         How many values are on their way at once.
+    pin
+        Whether to pin the copies, those that were here as well.
     progress
         Called as ``progress(done, total, key)``, at most ten times a second and at the end.
     bwlimit
@@ -109,34 +118,81 @@ def prefetch(
     mount.refuse_frozen("prefetch")
     if workers < 1:
         raise ValueError(f"a prefetch has at least 1 worker, not {workers}")
-    absent: dict[str, str] = {}
-    if isinstance(pattern, str):
-        keys = listed(store, pattern)
-    else:
-        named = dict.fromkeys(pattern)
-        keys = [key for key in listed(store, "*") if mount.full(key) in named]
-        there = {mount.full(key) for key in keys}
-        absent = {key: "upstream has no such key" for key in named if key not in there}
-    rows = [row for row in map(mount.catalog.row, keys) if row.edit is None]
-    missing = [row for row in rows if not is_here(row)]
-    _refuse_what_cant_fit(mount, missing)
-    came = fetch_all(mount, missing, workers=workers, progress=progress, bwlimit=bwlimit)
+    wanted: list[Wanted] = []
+
+    def sort(each: Wanted) -> None:
+        # For the others there is nothing to do.
+        if not each.here or (pin and not each.pinned):
+            wanted.append(each)
+
+    ready = readiness(store, pattern, *more, each=sort)
+    if not ready.fits:
+        raise StoreFullError(
+            f"{ready.missing} keys of {ready.missing_bytes:,} bytes don't fit: there is room for "
+            f"{ready.room or 0:,} bytes; prefetch less, or make a store with a larger size_limit"
+        )
+    report = _brought(mount, wanted, workers=workers, pin=pin, progress=progress, bwlimit=bwlimit)
+    return replace(report, already=ready.clean)
+
+
+def pin_keys(
+    store: Mounted,
+    keys: Iterable[str],
+    *,
+    workers: int = 8,
+    progress: Callable[[int, int, str], object] | None = None,
+) -> PrefetchReport:
+    """Pin the copies of keys, fetching those that aren't here.
+
+    Parameters
+    ----------
+    keys
+        Full keys under the mount point.
+
+    Raises
+    ------
+    StoreUnavailableError
+        If upstream is out of reach for every key that would have to be fetched.
+    """
+    mount = store.mount
+    mount.staging.refuse_in_transaction("pin")
+    mount.refuse_frozen("pin")
+    skip = len(mount.prefix)
+    seen = list(survey(mount, (key[skip:] for key in keys)))
+    wanted = [each for each in seen if not (each.here and each.pinned)]
+    if any(not each.here for each in wanted):
+        refuse_offline(mount)
+    report = _brought(mount, wanted, workers=workers, pin=True, progress=progress)
+    return replace(report, already=sum(each.here and not each.staged for each in seen))
+
+
+def _brought(
+    mount: Mount,
+    wanted: Sequence[Wanted],
+    *,
+    workers: int,
+    pin: bool,
+    progress: Callable[[int, int, str], object] | None,
+    bwlimit: str | float | None = None,
+) -> PrefetchReport:
+    """Fetch what isn't here, and pin what is."""
+    skip = len(mount.prefix)
+    absent = {each.key: "upstream has no such key" for each in wanted if not each.there}
+    unpinned = {
+        each.key: "it is staged, and stays without a pin; pin it once it is pushed"
+        for each in wanted
+        if each.here and not each.copied
+    }
+    here = (each.key[skip:] for each in wanted if each.here and each.copied)
+    # First: what comes mustn't drive it out.
+    for key in set_pinned(mount.catalog, here, True) if pin else ():
+        unpinned[mount.full(key)] = "its copy was let go meanwhile; try again"
+    missing = [each.key[skip:] for each in wanted if each.there and not each.here]
+    came = fetch_keys(mount, missing, workers=workers, pin=pin, progress=progress, bwlimit=bwlimit)
     if came.unavailable is not None:
         raise StoreUnavailableError(came.unavailable)
-    already = len(rows) - len(missing)
-    return PrefetchReport(
-        len(missing) - len(came.failed), already, came.bytes, absent | came.failed
-    )
-
-
-def listed(store: Mounted, pattern: str) -> list[str]:
-    """Return the keys of the catalog that match a pattern, as upstream lists them now."""
-    prefix = store.mount.prefix
-    return [
-        key[len(prefix) :]
-        for key in store.with_options(max_age=0.0).glob(pattern)
-        if key.startswith(prefix) and len(key) > len(prefix)
-    ]
+    count = len(missing) - len(came.failed)
+    return PrefetchReport(count, 0, came.bytes, absent | came.failed, unpinned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,60 +207,42 @@ class Fetched:
     """Why upstream is out of reach, if that is so for each of them."""
 
 
-def fetch_all(
+def fetch_keys(
     mount: Mount,
-    rows: Sequence[Row],
+    keys: Sequence[str],
     *,
-    workers: int,
+    workers: int = 8,
+    pin: bool = False,
     progress: Callable[[int, int, str], object] | None = None,
     bwlimit: str | float | None = None,
 ) -> Fetched:
-    """Fetch keys of the catalog, and keep what comes."""
+    """Fetch keys of the catalog, whatever is here of them, and keep what comes, pinned or not."""
     failed: dict[str, str] = {}
     done = size = unavailable = 0
     told = 0.0
-    for came in arriving(mount, rows, workers, fetched, bwlimit):
+    rows = map(mount.catalog.row, keys)
+    for came in arriving(mount, rows, workers, fetched, bwlimit, pin=pin):
         key = mount.full(came.row.key)
         done, size = done + 1, size + (came.size or 0)
         if came.error is not None:
             gone = type(came.error) is KeyError
             failed[key] = "upstream has no such key" if gone else str(came.error)
             unavailable += isinstance(came.error, StoreUnavailableError)
-        if progress is not None and (time.monotonic() - told >= _EVERY or done == len(rows)):
+        if progress is not None and (time.monotonic() - told >= _EVERY or done == len(keys)):
             told = time.monotonic()
-            progress(done, len(rows), key)
-    every = bool(rows) and unavailable == len(rows)
+            progress(done, len(keys), key)
+    every = bool(keys) and unavailable == len(keys)
     return Fetched(size, failed, next(iter(failed.values())) if every else None)
-
-
-def _refuse_what_cant_fit(mount: Mount, missing: Sequence[Row]) -> None:
-    sizes = sum(
-        row.entry.size or promise_of(row.entry.entry).size or 0 for row in missing if row.entry
-    )
-    room = mount.catalog.available()
-    if room is not None and sizes > room:
-        raise StoreFullError(
-            f"{len(missing)} keys of {sizes:,} bytes don't fit: there is room for {room:,} bytes; "
-            "prefetch less, or make a store with a larger size_limit"
-        )
-
-
-def is_here(row: Row) -> bool:
-    """Return whether the copy of a key is what upstream was last known to have."""
-    copy, entry = row.copy, row.entry
-    if copy is None or entry is None:
-        return False
-    if entry.version is not None and copy.version is not None:
-        return entry.version == copy.version
-    return entry.sha256 == copy.sha256 or entry.entry == copy.entry
 
 
 def arriving(
     mount: Mount,
-    rows: Sequence[Row],
+    rows: Iterable[Row],
     workers: int,
     fetch: Callable[[Mount, Row], Came],
     bwlimit: str | float | None = None,
+    *,
+    pin: bool = False,
 ) -> Iterator[Came]:
     """Iterate over what becomes of the keys, in the order in which they come.
 
@@ -214,14 +252,17 @@ def arriving(
         Asks for one key, in a thread of the `workers`.
     bwlimit
         Bytes a second; None: as the limits of the backing store say.
+    pin
+        Whether to pin what comes.
     """
     with at_most(mount, bwlimit):
-        yield from _arriving(mount, rows, at_once(mount, workers), fetch)
+        for batch in _arriving(mount, rows, at_once(mount, workers), fetch):
+            yield from _pinned(mount, batch) if pin else batch
 
 
 def _arriving(
-    mount: Mount, rows: Sequence[Row], workers: int, fetch: Callable[[Mount, Row], Came]
-) -> Iterator[Came]:
+    mount: Mount, rows: Iterable[Row], workers: int, fetch: Callable[[Mount, Row], Came]
+) -> Iterator[list[Came]]:
     todo = iter(rows)
     coming: set[Future[Came]] = set()
     patience = Patience(workers)
@@ -240,7 +281,7 @@ def _arriving(
                 if not coming:
                     return
                 here, coming = wait(coming, return_when=FIRST_COMPLETED)
-                yield from _kept(mount, [future.result() for future in here])
+                yield _kept(mount, [future.result() for future in here])
         finally:
             for future in coming:
                 future.cancel()
@@ -303,6 +344,19 @@ def _kept(mount: Mount, batch: list[Came]) -> list[Came]:
         for clean in cleans:
             discard(clean)
     return batch
+
+
+def _pinned(mount: Mount, batch: list[Came]) -> list[Came]:
+    """Pin what has come; what others have let go of since has failed."""
+    come = [came.row.key for came in batch if came.error is None]
+    try:
+        gone = set(set_pinned(mount.catalog, come, True))
+    except StoreError as error:
+        return [came if came.error else Came(came.row, error=error) for came in batch]
+    return [
+        Came(came.row, error=_not_kept(mount, came.row)) if came.row.key in gone else came
+        for came in batch
+    ]
 
 
 def _without_room(mount: Mount, came: Came) -> Came:

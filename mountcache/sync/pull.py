@@ -19,8 +19,9 @@ from mountcache.local.view import matcher
 from mountcache.sync.look import Progress
 from mountcache.sync.mount import Mount, Mounted
 from mountcache.sync.pacing import at_most
-from mountcache.sync.prefetch import Came, arriving, fetched, is_here
+from mountcache.sync.prefetch import Came, arriving, fetched
 from mountcache.sync.promise import promise_of
+from mountcache.sync.residence import is_current
 from mountcache.sync.status import status
 from mountcache.sync.switch import refuse_offline
 
@@ -140,7 +141,7 @@ def _one(mount: Mount, row: Row) -> Came:
         if indexed and entry is not None:
             if not entry.present:
                 raise KeyError(row.key)
-            if not is_here(row):
+            if not is_current(row):
                 return fetched(mount, row)
             if promise_of(entry.entry).digest:
                 return Came(row, size=None)  # the index names these very bytes

@@ -27,7 +27,13 @@ from typing import Any
 from mountcache import sync
 from mountcache.abc import ABSENT
 from mountcache.backing.dynamic import DynamicURLStore
-from mountcache.errors import ChangedWhileReadingError, ConflictError, StoreBusyError
+from mountcache.errors import (
+    ChangedWhileReadingError,
+    ConflictError,
+    PinnedError,
+    StoreBusyError,
+    StoreFullError,
+)
 from mountcache.local.disk import DiskCacheStore
 from mountcache.local.doctor import examine
 from mountcache.local.memory import MemoryStore
@@ -67,9 +73,10 @@ class Life:
         chance = random.Random(f"{self._name}.{number}")
         works: list[Callable[[random.Random, int], object]] = [
             self._write, self._write_together, self._count, self._read, self._read_parts,
-            self._push, self._evict, self._look_after,
+            self._push, self._evict, self._look_after, self._pin, self._prune,
         ]  # fmt: skip
-        work = works[number % len(works)]
+        # Each process begins elsewhere, so that together they do all of them.
+        work = works[(number + 4 * int(self._name)) % len(works)]
         for step in itertools.count():
             if time.monotonic() > self._ends:
                 return
@@ -146,12 +153,25 @@ class Life:
 
     def _evict(self, chance: random.Random, step: int) -> None:
         for key in list(self._store.cached("given/*"))[:2]:
-            with suppress(KeyError):  # it was dropped by another, or for want of room
+            with suppress(KeyError, PinnedError):  # others drop, pin, evict
                 self._store.drop(key)
         time.sleep(0.02)  # a moment in which others fetch it again
 
+    def _pin(self, chance: random.Random, step: int) -> None:
+        key = f"given/{chance.choice((1, 3, 5, 7))}"
+        with suppress(KeyError, StoreFullError):  # unpinned by another; what is large had the room
+            self._store.pin(key)
+            assert self._store.to_bytes(key) == given(key), key
+            self._store.unpin(key)
+
+    def _prune(self, chance: random.Random, step: int) -> None:
+        for _ in sync.prune(self._store, to=chance.randrange(LIMIT)):
+            pass
+        for flaw in sync.verify(self._store, repair=True).flaws:
+            raise AssertionError(flaw)
+
     def _look_after(self, chance: random.Random, step: int) -> None:
-        self._store.mount.catalog.content.gc()
+        sync.gc(self._store)
         for finding in examine(self._folder):
             assert finding.severity != "error", finding
 
