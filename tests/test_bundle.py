@@ -40,6 +40,7 @@ from mountcache.sync import BundleConflictError, export_bundle, import_bundle
 from mountcache.testing import Origin
 from mountcache.values import StringValue
 from tests.command import ROOT, TIME, Inside, environment
+from tests.dictstore import DictStore
 
 Machine = Callable[..., MountedStore]
 UTF = "Übung/ä %2F b/" + "k" * 200
@@ -639,6 +640,21 @@ def test_upstream_without_a_name_has_no_bundles(stick: Path) -> None:
         with pytest.raises(ConfigurationError, match="names the upstream"):
             export_bundle(store, stick)
     assert not stick.exists()
+
+
+def test_mount_store_of_another_make_is_in_step(origin: Origin, stick: Path) -> None:
+    def mount() -> MountedStore:
+        backing = DynamicURLStore(f"{origin.url}keys", f"{origin.url}query")
+        with pytest.warns(UserWarning, match="keeps no catalog"):
+            return MountedStore("", DictStore(), backing)
+
+    with mount() as here, mount() as there:
+        here.set("through", StringValue(b"1", {}))
+        here.mount_store.set("past", StringValue(b"2", {}))
+        assert export_bundle(here, stick).keys == 2
+        import_bundle(there, stick)
+        assert set(there.mount_store.query_keys()) == {"through", "past"}
+        assert edits(there)["past"].base.kind == "none"
 
 
 def test_inside_a_transaction_there_is_neither(machine: Machine, stick: Path) -> None:

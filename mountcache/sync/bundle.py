@@ -11,14 +11,14 @@ import errno
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from mountcache.abc import SupportsIdentity
 from mountcache.errors import ConfigurationError, DirectoryError, IntegrityError, StoreBusyError
-from mountcache.local.records import Copy, Edit
+from mountcache.local.records import Copy, Edit, StagedEdit
 from mountcache.local.view import matcher
 from mountcache.sync.archive import FORMAT, VERSION, Kind, Writer, written
 from mountcache.sync.mount import Mount
@@ -37,6 +37,9 @@ class Bundled(Protocol):
     @property
     def mount(self) -> Mount:
         """The two ends."""
+
+    def staged(self) -> Iterator[StagedEdit]:
+        """Iterate over what is staged; a mount store of another make is in step with it then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,7 @@ def export_bundle(
     target = Path(path)
     upstream = identity_of(mount)
     wanted = _wanted(pattern)
+    store.staged()
     for left in reversed(range(_TRIES)):
         if not overwrite and os.path.lexists(target):
             raise FileExistsError(

@@ -131,7 +131,10 @@ def import_bundle(
         _check_origin(mount, head, path)
         if kind == "staged":
             edits = list(_edits_from(mount, archive))
-            return _import_edits(mount, archive, edits, again=again, progress=progress)
+            store.staged()
+            report = _import_edits(mount, archive, edits, again=again, progress=progress)
+            store.staged()
+            return report
         return _import_copies(mount, archive, list(_copies_from(mount, archive)), progress)
 
 
