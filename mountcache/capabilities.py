@@ -164,6 +164,8 @@ class BatchLimits:
 
     size: int
     """Bytes of its writes in all."""
+    count: int
+    """Writes."""
     ahead: int | None = None
     """Bytes from which on data is sent ahead, and doesn't count; None: all of it counts."""
 

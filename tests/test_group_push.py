@@ -582,3 +582,18 @@ def test_a_plan_is_applied_group_by_group(store: MountedStore, repository: Memor
     report = sync.apply(store, sync.plan(store, on_conflict="ours"))
     assert report.ok
     assert [(group.outcome, group.together) for group in report.groups] == [("complete", True)]
+
+
+def test_a_group_of_more_keys_than_the_server_takes_goes_key_by_key(
+    store: MountedStore,
+    repository: MemoryStore,
+    watched: list[Watched],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backing, "BATCH_WRITES", 4)
+    wanted = stage(store)
+    report = sync.push(store)
+    assert report.ok
+    assert "POST /batch" not in watched[0].writes
+    assert [(group.outcome, group.together) for group in report.groups] == [("complete", False)]
+    assert shown(repository) == wanted

@@ -21,13 +21,16 @@ from mountcache.backing.writing import conflict, opened
 from mountcache.errors import IntegrityError, StoreError, UpstreamError
 from mountcache.jsonform import spelling
 
-__all__ = ["BATCH_IDS", "BATCH_LIMIT", "Batches"]
+__all__ = ["BATCH_IDS", "BATCH_LIMIT", "BATCH_WRITES", "Batches"]
 
 BATCH_IDS: Final = "batch-ids"
 """What a server says that remembers each write of a batch by its operation id."""
 
 BATCH_LIMIT: Final = 64 * 1048576
 """Bytes that the body of a batch may have."""
+
+BATCH_WRITES: Final = 10_000
+"""Writes that a batch may have: while all of them are committed others wait, at both ends."""
 
 _LONGEST_ANSWER: Final = 64 * 1048576
 _LONGEST_PROBLEM: Final = 65536

@@ -30,7 +30,7 @@ from mountcache.abc import (
     select_from,
     unpack,
 )
-from mountcache.backing.batch import BATCH_IDS, BATCH_LIMIT, Batches
+from mountcache.backing.batch import BATCH_IDS, BATCH_LIMIT, BATCH_WRITES, Batches
 from mountcache.backing.credentials import made_anew
 from mountcache.backing.freshness import Validators, facts_of_304, validators_from
 from mountcache.backing.http import Answer, Transport
@@ -404,7 +404,7 @@ class DynamicURLStore(AbstractAuthorizingStore):
         """Return how large a batch may be; None if the server takes none; asks it."""
         takes = self._batches is not None and self.enforces() and BATCH_IDS in self._data.features
         ahead = UPLOAD_FROM if self._uploads_there() is not None else None
-        return BatchLimits(BATCH_LIMIT, ahead) if takes else None
+        return BatchLimits(BATCH_LIMIT, BATCH_WRITES, ahead) if takes else None
 
     def write_batch(self, writes: Sequence[Write]) -> list[Pushed]:
         """Write several keys, all or none; see `SupportsBatch`."""

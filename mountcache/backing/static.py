@@ -23,7 +23,7 @@ from mountcache.abc import (
     Write,
     select_from,
 )
-from mountcache.backing.batch import BATCH_IDS, BATCH_LIMIT, Batches
+from mountcache.backing.batch import BATCH_IDS, BATCH_LIMIT, BATCH_WRITES, Batches
 from mountcache.backing.credentials import made_anew
 from mountcache.backing.files import FileTransport
 from mountcache.backing.freshness import Validators, validators_from
@@ -500,7 +500,7 @@ class StaticURLStore(AbstractReadOnlyStore):
         usual = self._data_url == f"{self._root}data/"
         takes = usual and self.enforces() and BATCH_IDS in self._data.features
         ahead = UPLOAD_FROM if self._uploads_there() is not None else None
-        return BatchLimits(BATCH_LIMIT, ahead) if takes else None
+        return BatchLimits(BATCH_LIMIT, BATCH_WRITES, ahead) if takes else None
 
     def write_batch(self, writes: Sequence[Write]) -> list[Pushed]:
         """Write several keys, all or none; see `SupportsBatch`."""

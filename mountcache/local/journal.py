@@ -179,6 +179,11 @@ class Journal:
         with self._catalog.content.write() as con:
             for op, settled in done:
                 self._applied(con, op, settled, masked=masked, lags=lags, altered=altered)
+            # Looked for once: no index leads to them.
+            sent = {op.key for op, _ in done if op.kind != "del"}
+            waiting = con.execute("SELECT partner FROM edit WHERE partner IS NOT NULL").fetchall()
+            for partner in sent & {each for (each,) in waiting}:
+                self._staging.pass_on(con, partner, None)
         for op, _ in done:
             self._catalog.forget_handed(op.key)
 
@@ -212,8 +217,6 @@ class Journal:
         elif row.edit is not None and row.edit.base.op_id == op.op_id:
             sha = op.sha256 or op.base.sha256
             self._rebase(con, op.key, result_base(op.kind, settled.version, sha, settled.meta))
-        if op.kind != "del":
-            self._staging.pass_on(con, op.key, None)
         if op.content is not None:
             catalog.content.release(con, [op.content])
         con.execute("UPDATE copy SET seen = NULL WHERE key = ?", (op.key,))

@@ -22,13 +22,16 @@ from mountcache.serve.uploads import arrived, check_upload_name
 from mountcache.serve.wire import Problem, bad, conflict, operation_id
 from mountcache.serve.writing import operation_reused, scoped
 
-__all__ = ["BATCH_LIMIT", "FEATURE", "Operation", "apply_batch", "read_batch"]
+__all__ = ["BATCH_LIMIT", "BATCH_WRITES", "FEATURE", "Operation", "apply_batch", "read_batch"]
 
 FEATURE = "batch-ids"
 """What a server says that remembers each write of a batch by its operation id."""
 
 BATCH_LIMIT = 64 * 1048576
 """Bytes that the body of a batch may have."""
+
+BATCH_WRITES = 10_000
+"""Writes that it may have: nobody else can write while they are committed."""
 
 _FIELDS = {"op", "key", "metadata", "if_match", "if_none_match", "part", "sha256", "id", "upload"}
 _TRIES = 3
@@ -90,6 +93,13 @@ def _operations(text: bytes, datas: list[bytes]) -> list[Operation]:
         asked = None
     if not isinstance(asked, list) or not asked:
         raise bad('the batch isn\'t a JSON object {"operations": [...]} with one at least')
+    if len(asked) > BATCH_WRITES:
+        raise Problem(
+            413,
+            "too-large",
+            "The batch is too large",
+            f"a batch may have {BATCH_WRITES:,} operations, not {len(asked):,}",
+        )
     found = [_operation(each, number, datas) for number, each in enumerate(asked)]
     keys: set[str] = set()
     for each in found:

@@ -119,12 +119,13 @@ class GroupSender(Sender):
         backing = self.mount.backing
         if not isinstance(backing, SupportsBatch) or (limits := backing.batch_limits()) is None:
             return Together({}, one_by_one=True)
-        if (size := _size(edits, limits)) > limits.size:
+        size = _size(edits, limits)
+        if size > limits.size or len(edits) > limits.count:
             return Together(
                 {},
                 one_by_one=True,
-                message=f"{len(edits):,} keys, {size:,} bytes in all, are more than the "
-                f"{limits.size:,} that upstream takes at once: each was sent by itself",
+                message=f"{len(edits):,} keys, {size:,} bytes in all: upstream takes "
+                f"{limits.count:,} of {limits.size:,} bytes at once, so each was sent by itself",
             )
         left = self._settled_before(edits, results)
         theirs = {each.name: self._look_before(each.edit) for each in left}

@@ -269,3 +269,12 @@ def test_a_repeat_that_is_quicker_is_the_answer_to_both() -> None:
         assert slower.body == quicker[0].body
         assert slower.headers["idempotency-replayed"] == "true"
         assert store.catalog.state("seq") == 1
+
+
+@in_memory
+def test_a_batch_has_only_so_many_operations(call: Client) -> None:
+    asked = [{"op": "put-metadata", "key": f"k{n}", "metadata": {}} for n in range(10_001)]
+    reply = call("POST", "/batch", json.dumps({"operations": asked}), Content_Type=JSON)
+    assert reply.status == 413
+    assert reply.problem["type"].endswith(":too-large")
+    assert call("GET", "/index.json").body.strip() == b"{}"
