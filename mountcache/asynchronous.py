@@ -34,6 +34,7 @@ from mountcache.events import EventManager
 from mountcache.mounted import MountedStore
 from mountcache.offloop import Calls
 from mountcache.streams import Writer
+from mountcache.sync.options import Offline
 
 __all__ = [
     "AsyncMountedStore",
@@ -43,13 +44,17 @@ __all__ = [
     "about",
     "apply",
     "diff",
+    "export_bundle",
     "export_tree",
     "grading",
+    "import_bundle",
     "import_tree",
     "in_conflict",
+    "lock",
     "open",
     "plan",
     "prefetch",
+    "prefetch_locked",
     "probe",
     "pull",
     "push",
@@ -217,6 +222,12 @@ class AsyncMountedStore:
         """Whether upstream is left alone now."""
         return self.blocking.is_offline()
 
+    @property
+    def offline_switch(self) -> Offline | None:
+        """What `set_offline` said for this directory; None if nothing."""
+        return self.blocking.offline_switch
+
+    set_offline = _change(MountedStore.set_offline)
     connect = _change(MountedStore.connect)
 
     async def disconnect(self) -> None:
@@ -411,6 +422,7 @@ async def open(  # noqa: A001 - as `mountcache.open`
     threads: int = 16,
     mount: str | None = None,
     credentials: Any = None,
+    lock: str | os.PathLike[str] | None = None,
     **overrides: Any,
 ) -> AsyncMountedStore:
     """Open the store that a mountcache.toml describes; see `mountcache.open`.
@@ -419,7 +431,7 @@ async def open(  # noqa: A001 - as `mountcache.open`
 
     Parameters
     ----------
-    path, mount, credentials, **overrides
+    path, mount, credentials, lock, **overrides
         As of `mountcache.open`.
     threads
         As of `AsyncMountedStore`.
@@ -431,7 +443,8 @@ async def open(  # noqa: A001 - as `mountcache.open`
 
     calls = Calls(threads)
     store = await calls.read(
-        lambda: config.open(path, mount=mount, credentials=credentials, **overrides), let_go
+        lambda: config.open(path, mount=mount, credentials=credentials, lock=lock, **overrides),
+        let_go,
     )
     return _made(store, calls)
 
@@ -479,12 +492,16 @@ def _differences(
 about = _whole(sync.about)
 apply = _whole(sync.apply)
 diff = _differences(sync.diff)
+export_bundle = _whole(sync.export_bundle)
 export_tree = _whole(sync.export_tree)
 grading = _whole(sync.grading)
+import_bundle = _whole(sync.import_bundle)
 import_tree = _whole(sync.import_tree)
 in_conflict = _whole(sync.in_conflict)
+lock = _whole(sync.lock)
 plan = _whole(sync.plan)
 prefetch = _whole(sync.prefetch)
+prefetch_locked = _whole(sync.prefetch_locked)
 probe = _whole(sync.probe)
 pull = _whole(sync.pull)
 push = _whole(sync.push)

@@ -131,12 +131,23 @@ def test_every_verb_of_a_mounted_store_is_there_with_the_same_parameters() -> No
     assert not missing, f"add a line for each to mountcache/asynchronous.py: {sorted(missing)}"
     for name in sorted(public(MountedStore) - BESIDE):
         theirs, mine = getattr(MountedStore, name), getattr(AsyncMountedStore, name)
-        assert parameters(theirs) == parameters(mine), name
         assert inspect.getdoc(mine), name
+        if isinstance(theirs, property):
+            assert isinstance(mine, property)
+        else:
+            assert parameters(theirs) == parameters(mine), name
 
 
 def test_a_verb_that_could_block_is_awaited_or_iterated() -> None:
-    at_once = {"info", "is_connected", "is_offline", "with_options", "transaction", "local_path"}
+    at_once = {
+        "offline_switch",
+        "info",
+        "is_connected",
+        "is_offline",
+        "with_options",
+        "transaction",
+        "local_path",
+    }
     for name in sorted(public(MountedStore) - BESIDE - at_once):
         verb = getattr(AsyncMountedStore, name)
         theirs = getattr(MountedStore, name)

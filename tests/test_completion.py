@@ -17,7 +17,7 @@ import pytest
 from mountcache import DiskCacheStore, StringValue
 from mountcache import open as open_mounted
 from mountcache.cli.app import app
-from mountcache.cli.completing import ARGUMENTS, answer, split
+from mountcache.cli.completing import ARGUMENTS, answer, commands, split
 from mountcache.cli.known import CAP, known_keys, statement
 from mountcache.serve import Origin
 from tests.command import TIME, environment, words
@@ -93,6 +93,9 @@ def test_commands_options_and_files_are_completed(folder: Path) -> None:
     assert asked(folder, "mountcache get mine -o ") == ["files"]
     assert asked(folder, "mountcache index ") == ["dirs"]
     assert asked(folder, "mountcache put -r ") == ["dirs"]
+    assert asked(folder, "mountcache bundle ex") == ["words", "export"]
+    assert asked(folder, "mountcache bundle export ") == ["files"]
+    assert asked(folder, "mountcache bundle export f.bundle m") == ["words", "mine"]
     assert asked(folder, "mountcache completion f") == ["words", "fish"]
     config = shlex.quote(str(folder))
     elsewhere = {"MOUNTCACHE_CONFIG": "/nowhere"}
@@ -198,8 +201,9 @@ def test_a_store_that_is_in_use_or_broken_is_no_trouble(tmp_path: Path) -> None:
 
 
 def test_every_argument_of_every_command_has_its_kind() -> None:
-    assert set(ARGUMENTS) == set(app.commands), "mountcache/cli/completing.py: ARGUMENTS"
-    for name, command in app.commands.items():
+    every = dict(commands(app))
+    assert set(ARGUMENTS) == set(every), "mountcache/cli/completing.py: ARGUMENTS"
+    for name, command in every.items():
         arguments = [each for each in command.params if isinstance(each, click.Argument)]
         kinds = ARGUMENTS[name]
         assert len(kinds) == len(arguments), name

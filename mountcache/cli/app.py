@@ -12,12 +12,14 @@ from mountcache.cli.completion import completion
 from mountcache.cli.configuring import config, login, logout, offline
 from mountcache.cli.doctoring import doctor
 from mountcache.cli.editing import cp, drop, mv, put, revert, rm
+from mountcache.cli.examples import with_examples
 from mountcache.cli.freezing import lock
 from mountcache.cli.history import hold, log, unhold, watch
 from mountcache.cli.housekeeping import du, gc, prune, stats, verify
 from mountcache.cli.indexing import index
 from mountcache.cli.keeping import pin, unpin
 from mountcache.cli.locating import whereis
+from mountcache.cli.manual import man
 from mountcache.cli.metadata import info, meta, query
 from mountcache.cli.moving import rebind
 from mountcache.cli.paths import path
@@ -67,6 +69,7 @@ for _command in (
     init, ls, query, info, meta, get, cat, path, put, rm, mv, cp, status, diff, push, apply,
     resolve, revert, undo, pull, hold, unhold, log, watch, drop, pin, unpin, prefetch, lock, bundle,
     whereis, du, stats, prune, gc, verify, offline, remote, rebind, login, logout, config, backup,
-    restore, migrate, doctor, index, serve, completion, demo,
+    restore, migrate, doctor, index, serve, completion, man, demo,
 ):  # fmt: skip
     app.add_command(_command)
+with_examples(app)

@@ -11,7 +11,13 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["ARGUMENTS", "answer", "kind_of", "split"]
+TYPE_CHECKING = False  # typing takes as long as the rest
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import click
+
+__all__ = ["ARGUMENTS", "answer", "commands", "kind_of", "split"]
 
 VARIABLE = "_MOUNTCACHE_COMPLETE"
 """Which shell asks: "bash", "zsh" or "fish"."""
@@ -25,6 +31,9 @@ ARGUMENTS = {
     "unhold": ("staged...",), "log": ("key",), "watch": ("all",), "drop": ("cached...",),
     "prefetch": ("all",), "rebind": (), "backup": ("dirs",), "restore": ("dirs", "dirs"),
     "migrate": (), "doctor": (), "index": ("dirs",), "serve": (), "completion": ("",), "demo": (),
+    "man": ("dirs",), "lock": ("all",), "bundle": (), "bundle export": ("files", "staged..."),
+    "bundle import": ("files",), "offline": ("",), "remote": (), "remote show": (),
+    "remote set-url": ("",), "login": (), "logout": (), "config": (),
 }  # fmt: skip
 """What the arguments of each command are, one after another; "..." goes on. Those that say "key"
 take no patterns."""
@@ -203,7 +212,7 @@ def _by_click(before: list[str], word: str, environ: dict[str, str]) -> _Answer:
                 return [CompletionItem("", type="file" if kind == "files" else "dir")]
             return [CompletionItem(each) for each in found]
 
-    for name, command in app.commands.items():
+    for name, command in commands(app):
         at = 0
         for parameter in command.params:
             if isinstance(parameter, click.Argument):
@@ -218,6 +227,16 @@ def _by_click(before: list[str], word: str, environ: dict[str, str]) -> _Answer:
             return f"{item.type}s", []
     found = [str(item.value) for item in items]
     return "part" if len(found) == 1 and found[0].endswith("/") else "words", found
+
+
+def commands(group: click.Group, above: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Iterate over the commands of a group, and of those in it: "bundle", "bundle export"."""
+    import click
+
+    for name, command in group.commands.items():
+        yield above + name, command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{above}{name} ")
 
 
 # -- the quoting of bash -----------------------------------------------------------------------

@@ -10,16 +10,7 @@ from mountcache.sync.about import About, Reach, about, reach
 from mountcache.sync.bundle import BundleExport, export_bundle
 from mountcache.sync.diff import MISSING, Difference, Shown, diff, side
 from mountcache.sync.frozen import Locked, Lockfile, lock, prefetch_locked, read_lock, write_lock
-from mountcache.sync.housekeeping import (
-    Collected,
-    Pruned,
-    Room,
-    Usage,
-    du,
-    gc,
-    prune,
-    room,
-)
+from mountcache.sync.housekeeping import Collected, Pruned, Room, Usage, du, gc, prune, room
 from mountcache.sync.plan import Plan, Step, apply, plan, read_plan
 from mountcache.sync.prefetch import PrefetchReport, pin_keys, prefetch
 from mountcache.sync.probing import Grading, grading, grading_of, probe
