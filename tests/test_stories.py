@@ -534,3 +534,31 @@ def test_what_is_held_back(lab: Repository, desk: Desk) -> None:
     went(ada("unhold", "draft.txt"))
     went(ada("push"))
     assert lab.has("draft.txt") == b"draft\n"
+
+
+def test_the_change_set(lab: Repository, desk: Desk) -> None:
+    """Ada prepares a release over days, looks at it as a whole, and publishes it at once."""
+    ada = desk("ada")
+    went(ada("put", "unrelated.txt", given=b"not of it\n"))
+    went(ada("cat", "surveys/2024.csv"))
+    went(ada("put", "surveys/2025.csv", "--group", "release", given=b"site,count\n"))
+    went(ada("mv", "surveys/readme.txt", "surveys/README", "--group", "release"))
+    went(ada("rm", "surveys/2024.csv", "--group", "release"))
+    status = went(ada("status", "--group", "release"), 1).text
+    assert status.startswith("release: ")
+    assert "unrelated" not in status
+    went(ada("hold", "--group", "release"))
+    went(ada("push"))
+    assert lab.names() == ["surveys/2024.csv", "surveys/readme.txt", "unrelated.txt"]
+    went(ada("unhold", "--group", "release"))
+    assert "unrelated" not in went(ada("diff", "--stat", "--group", "release")).text
+    pushed = went(ada("push", "--group", "release")).text
+    how = "as one change" if isinstance(lab, Ours) else "key by key"
+    assert f"complete: release: 4 keys, {how}" in pushed
+    assert lab.names() == ["surveys/2025.csv", "surveys/README", "unrelated.txt"]
+    went(ada("revert", "--group", "release"), 3)
+    went(ada("put", "a", "--group", "next", given=b"a"))
+    went(ada("meta", "a", "by=ada", "--group", "next"))
+    went(ada("cp", "a", "b", "--group", "next"))
+    went(ada("revert", "--group", "next"))
+    went(ada("status"), 0)

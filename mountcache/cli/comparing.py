@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from mountcache.cli.codes import one_line
-from mountcache.cli.naming import exact_option
+from mountcache.cli.naming import exact_option, group_option
 from mountcache.cli.session import (
     amount,
     config_option,
@@ -38,6 +38,7 @@ _COLORS = {"+": "green", "-": "red", "@": "cyan"}
     help="Beside what each edit was made from; asks nobody.  [default]",
 )  # fmt: skip
 @click.option("--upstream", "against", flag_value="upstream", help="Beside what upstream has now.")
+@group_option
 @exact_option
 @config_option
 @json_option
@@ -45,6 +46,7 @@ def diff(
     words: tuple[str, ...],
     stat: bool,
     against: Literal["base", "upstream"],
+    group: str | None,
     exact: bool,
     as_json: bool,
 ) -> None:
@@ -53,11 +55,13 @@ def diff(
     Text line by line, metadata name by name, all other data by size and digest. A PATTERN is
     about what is staged.
     """
-    from mountcache.cli.shipping import staged_ones
+    from mountcache.cli.shipping import in_group, staged_ones
     from mountcache.sync import diff as compare
 
     with opened() as store:
         named = staged_ones(store, words, exact=exact) if words else None
+        if group is not None:
+            named = in_group(store, group, named)
         found = compare(store, named, against=against)
         if as_json:
             for each in found:

@@ -16,7 +16,14 @@ import click
 
 from mountcache.cli.advice import asking_for
 from mountcache.cli.codes import one_line
-from mountcache.cli.naming import assignments, chosen, exact_option, like
+from mountcache.cli.naming import (
+    assignments,
+    chosen,
+    exact_option,
+    group_option,
+    into_group_option,
+    like,
+)
 from mountcache.cli.session import (
     config_option,
     json_option,
@@ -74,6 +81,7 @@ class _Counted(io.RawIOBase):
     "--exclude", metavar="GLOB", multiple=True, help="With -r: no files that match, likewise."
 )
 @click.option("--hidden", is_flag=True, help='With -r: files that begin with "." too.')
+@into_group_option
 @config_option
 @json_option
 def put(
@@ -85,6 +93,7 @@ def put(
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     hidden: bool,
+    group: str | None,
     as_json: bool,
 ) -> None:
     """Stage the data of KEY, from FILE or standard input, or with -r the files in DIR.
@@ -100,7 +109,7 @@ def put(
 
         put_tree(
             key, file or "", metadata,
-            include=include, exclude=exclude, hidden=hidden, as_json=as_json,
+            include=include, exclude=exclude, hidden=hidden, group=group, as_json=as_json,
         )  # fmt: skip
         return
     if include or exclude or hidden:
@@ -121,7 +130,7 @@ def put(
         step = stack.enter_context(progress(f"put {key}", in_bytes=True))
         data = _Counted(source, lambda done: step(done, total, ""))
         try:
-            with store.transaction(f"put {key}"):
+            with store.transaction(f"put {key}", group=group):
                 store.set_data(key, data)
                 if metadata:
                     store.update_metadata(key, metadata)
@@ -130,7 +139,8 @@ def put(
             # only creates: if the key is there after all, push says conflict.
             if data.done:
                 raise
-            store.set(key, (data, metadata))
+            with store.transaction(f"put {key}", group=group):
+                store.set(key, (data, metadata))
         size = store.get(key).size
     if as_json:
         show({"key": key, "staged": True, "size": size})
@@ -178,17 +188,18 @@ _named = click.argument("words", nargs=-1, required=True, metavar="KEY|PATTERN..
 
 @click.command()
 @_named
+@into_group_option
 @exact_option
 @config_option
 @json_option
-def rm(words: tuple[str, ...], exact: bool, as_json: bool) -> None:
+def rm(words: tuple[str, ...], group: str | None, exact: bool, as_json: bool) -> None:
     """Stage the removal of keys, all or none.
 
     They are gone here at once; `mountcache push` removes them upstream.
     """
     with opened() as store:
         keys = chosen(words, store.glob, exact=exact, is_key=store.exists)
-        with store.transaction(f"rm {' '.join(words)}"):
+        with store.transaction(f"rm {' '.join(words)}", group=group):
             for key in keys:
                 with asking_for(key, store):
                     store.delete(key)
@@ -199,11 +210,16 @@ def rm(words: tuple[str, ...], exact: bool, as_json: bool) -> None:
 @click.command()
 @click.argument("old")
 @click.argument("new")
+@into_group_option
 @config_option
 @json_option
-def mv(old: str, new: str, as_json: bool) -> None:
+def mv(old: str, new: str, group: str | None, as_json: bool) -> None:
     """Stage the renaming of a key; NEW must be free."""
-    with opened() as store, asking_for(old, store):
+    with (
+        opened() as store,
+        asking_for(old, store),
+        store.transaction(f"mv {old} {new}", group=group),
+    ):
         store.mv(old, new)
     if as_json:
         show({"old": old, "new": new})
@@ -214,14 +230,19 @@ def mv(old: str, new: str, as_json: bool) -> None:
 @click.command()
 @click.argument("old")
 @click.argument("new")
+@into_group_option
 @config_option
 @json_option
-def cp(old: str, new: str, as_json: bool) -> None:
+def cp(old: str, new: str, group: str | None, as_json: bool) -> None:
     """Stage a copy of a key under another name; NEW must be free.
 
     Bytes that are here are shared, not copied.
     """
-    with opened() as store, asking_for(old, store):
+    with (
+        opened() as store,
+        asking_for(old, store),
+        store.transaction(f"cp {old} {new}", group=group),
+    ):
         store.cp(old, new)
     if as_json:
         show({"old": old, "new": new})
@@ -230,20 +251,27 @@ def cp(old: str, new: str, as_json: bool) -> None:
 
 
 @click.command()
-@_named
+@click.argument("words", nargs=-1, metavar="[KEY|PATTERN...]")
+@group_option
 @exact_option
 @config_option
 @json_option
-def revert(words: tuple[str, ...], exact: bool, as_json: bool) -> None:
+def revert(words: tuple[str, ...], group: str | None, exact: bool, as_json: bool) -> None:
     """Discard the staged edits of keys: they are upstream's again.
 
     A PATTERN is about what is staged.
     """
+    from mountcache.cli.shipping import in_group
+
+    if not words and group is None:
+        raise click.UsageError("name what is meant: KEY, PATTERN or --group NAME")
     with opened() as store:
         keys = chosen(
             words, lambda word: like((edit.key for edit in store.staged()), word),
             exact=exact, what="nothing staged", listing="status", is_key=store.exists,
         )  # fmt: skip
+        if group is not None:
+            keys = in_group(store, group, keys if words else None)
         done: list[str] = []
         for key in keys:
             if key in done:

@@ -10,7 +10,7 @@ import click
 from mountcache.cli.advice import asking_for
 from mountcache.cli.codes import NoSuchKeyError, one_line
 from mountcache.cli.keeping import is_pinned
-from mountcache.cli.naming import assignments, nothing_matches
+from mountcache.cli.naming import assignments, into_group_option, nothing_matches
 from mountcache.cli.reading import found
 from mountcache.cli.session import (
     amount,
@@ -37,9 +37,12 @@ _GIVEN = "NAME=TEXT"
 @click.argument("key")
 @click.argument("given", nargs=-1, metavar="[NAME=TEXT|NAME:=JSON]...")
 @click.option("--unset", metavar="NAME", multiple=True, help="Take this name away.")
+@into_group_option
 @config_option
 @json_option
-def meta(key: str, given: tuple[str, ...], unset: tuple[str, ...], as_json: bool) -> None:
+def meta(
+    key: str, given: tuple[str, ...], unset: tuple[str, ...], group: str | None, as_json: bool
+) -> None:
     """Stage changes to the metadata of KEY; show it if none are given.
 
     What isn't named stays. NAME=TEXT sets text; NAME:=JSON a number, true, a list and so on.
@@ -49,7 +52,7 @@ def meta(key: str, given: tuple[str, ...], unset: tuple[str, ...], as_json: bool
         raise click.UsageError(f"{both!r} is both set and unset")
     with opened() as store, asking_for(key, store):
         changes = bool(names or unset)
-        metadata = _changed(store, key, names, unset) if changes else store.get_metadata(key)
+        metadata = _changed(store, key, names, unset, group) if changes else store.get_metadata(key)
     if as_json:
         show({"key": key, "metadata": metadata, "staged": changes})
         return
@@ -62,10 +65,14 @@ def meta(key: str, given: tuple[str, ...], unset: tuple[str, ...], as_json: bool
 
 
 def _changed(
-    store: MountedStore, key: str, names: dict[str, Any], unset: tuple[str, ...]
+    store: MountedStore,
+    key: str,
+    names: dict[str, Any],
+    unset: tuple[str, ...],
+    group: str | None,
 ) -> dict[str, Any]:
     """Stage changes of metadata; return what there is then."""
-    with store.transaction(f"meta {key}"):
+    with store.transaction(f"meta {key}", group=group):
         there = store.get_metadata(key)
         for name in unset:
             if name not in there:

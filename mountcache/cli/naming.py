@@ -23,6 +23,7 @@ __all__ = [
     "chosen",
     "exact_option",
     "group_option",
+    "into_group_option",
     "is_pattern",
     "like",
     "nothing_matches",
@@ -44,6 +45,13 @@ def group_option(function: _Decorated) -> _Decorated:
     """Give a command ``--group NAME``."""
     return click.option(
         "--group", metavar="NAME", help="Of the group of that name: edits that belong together."
+    )(function)
+
+
+def into_group_option(function: _Decorated) -> _Decorated:
+    """Give a command that stages ``--group NAME``."""
+    return click.option(
+        "--group", metavar="NAME", help="Put it into the group of that name: a change set."
     )(function)
 
 

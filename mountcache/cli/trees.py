@@ -71,6 +71,7 @@ def put_tree(
     include: Sequence[str],
     exclude: Sequence[str],
     hidden: bool,
+    group: str | None,
     as_json: bool,
 ) -> None:
     """Stage the files below a folder, in one commit."""
@@ -90,6 +91,7 @@ def put_tree(
                 bar.append(stack.enter_context(progress("put")))
             bar[0](done, total, key)
 
+        stack.enter_context(store.transaction(f"put -r {directory}", group=group))
         report = import_tree(
             store,
             directory,
