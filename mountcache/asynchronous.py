@@ -44,23 +44,33 @@ __all__ = [
     "about",
     "apply",
     "diff",
+    "du",
     "export_bundle",
     "export_tree",
+    "gc",
     "grading",
     "import_bundle",
     "import_tree",
     "in_conflict",
     "lock",
     "open",
+    "pin_keys",
     "plan",
     "prefetch",
     "prefetch_locked",
     "probe",
+    "prune",
     "pull",
     "push",
+    "readiness",
+    "residents",
+    "residents_of",
     "resolve",
+    "room",
     "side",
     "status",
+    "verify",
+    "whereis",
 ]
 
 _P = ParamSpec("_P")
@@ -401,10 +411,13 @@ class AsyncMountedStore:
     stage_delete = _change(MountedStore.stage_delete)
     delete = _change(MountedStore.delete)
     mv = _change(MountedStore.mv)
+    cp = _change(MountedStore.cp)
     push = _change(MountedStore.push)
     revert = _change(MountedStore.revert)
     undo = _change(MountedStore.undo)
     drop = _change(MountedStore.drop)
+    pin = _change(MountedStore.pin)
+    unpin = _change(MountedStore.unpin)
     hold = _change(MountedStore.hold)
     unhold = _change(MountedStore.unhold)
 
@@ -460,13 +473,14 @@ def _made(store: MountedStore, calls: Calls) -> AsyncMountedStore:
 
 
 def _whole(function: Callable[Concatenate[Any, _P], _R]) -> _Verb[_P, _R]:
-    """Return a function of `mountcache.sync` for asyncio; `progress` is called on the loop."""
+    """Return a function of `mountcache.sync` for asyncio; what it calls is called on the loop."""
 
     async def verb(store: AsyncMountedStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        progress: Any = kwargs.get("progress")
-        if progress is not None:
-            loop = asyncio.get_running_loop()
-            kwargs["progress"] = functools.partial(loop.call_soon_threadsafe, progress)
+        for name in ("progress", "each"):
+            told: Any = kwargs.get(name)
+            if told is not None:
+                loop = asyncio.get_running_loop()
+                kwargs[name] = functools.partial(loop.call_soon_threadsafe, told)
         return await store._calls.change(
             lambda: function(store.blocking, *args, **kwargs), long=True
         )
@@ -475,15 +489,13 @@ def _whole(function: Callable[Concatenate[Any, _P], _R]) -> _Verb[_P, _R]:
     return verb
 
 
-def _differences(
-    function: Callable[Concatenate[Any, _P], Iterator[_R]],
-) -> _Listing[_P, _R]:
-    """Return a function of `mountcache.sync` that iterates for asyncio."""
+def _several(function: Callable[Concatenate[Any, _P], Iterator[_R]], page: int) -> _Listing[_P, _R]:
+    """Return a function of `mountcache.sync` that iterates for asyncio, `page` at a time."""
 
     def verb(
         store: AsyncMountedStore, /, *args: _P.args, **kwargs: _P.kwargs
     ) -> AsyncGenerator[_R, None]:
-        return store._calls.pages(lambda: function(store.blocking, *args, **kwargs), 1)
+        return store._calls.pages(lambda: function(store.blocking, *args, **kwargs), page)
 
     _of(function, verb)
     return verb
@@ -491,20 +503,30 @@ def _differences(
 
 about = _whole(sync.about)
 apply = _whole(sync.apply)
-diff = _differences(sync.diff)
 export_bundle = _whole(sync.export_bundle)
+diff = _several(sync.diff, 1)
+du = _whole(sync.du)
 export_tree = _whole(sync.export_tree)
+gc = _whole(sync.gc)
 grading = _whole(sync.grading)
 import_bundle = _whole(sync.import_bundle)
 import_tree = _whole(sync.import_tree)
 in_conflict = _whole(sync.in_conflict)
 lock = _whole(sync.lock)
+pin_keys = _whole(sync.pin_keys)
 plan = _whole(sync.plan)
 prefetch = _whole(sync.prefetch)
 prefetch_locked = _whole(sync.prefetch_locked)
 probe = _whole(sync.probe)
+prune = _several(sync.prune, _PAGE)
 pull = _whole(sync.pull)
 push = _whole(sync.push)
+readiness = _whole(sync.readiness)
+residents = _several(sync.residents, _PAGE)
+residents_of = _several(sync.residents_of, _PAGE)
 resolve = _whole(sync.resolve)
+room = _whole(sync.room)
 side = _whole(sync.side)
 status = _whole(sync.status)
+verify = _whole(sync.verify)
+whereis = _whole(sync.whereis)
