@@ -292,6 +292,13 @@ class SupportsPace(Protocol):
 class SupportsProbing(Protocol):
     """A store that can find out by trying which conditional writes its server enforces."""
 
+    @property
+    def software(self) -> str | None:
+        """What the server called itself in its last answer; None: it hasn't answered, or said.
+
+        What was found out of one isn't believed of another.
+        """
+
     def probe(self, key: str) -> Enforced:
         """Write, replace and delete a scratch key, and look after each what is there.
 

@@ -91,6 +91,7 @@ class Careful:
     def __init__(self, obeys: str = "", *, lies: str = "", removes: bool = True) -> None:
         self.files: dict[str, tuple[bytes, str]] = {}
         self.asked: list[tuple[str, str, int]] = []
+        self.software = "careful/1"
         self.before: Callable[[str, str], None] = lambda method, path: None
         self._obeys, self._lies, self._removes = obeys.split(), lies, removes
         self._made = count(1)
@@ -103,6 +104,9 @@ class Careful:
 
             def log_message(self, *said: object) -> None:
                 """Say nothing."""
+
+            def version_string(self) -> str:
+                return outer.software
 
             def do_GET(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
@@ -311,6 +315,22 @@ def test_what_was_found_is_of_one_upstream(tmp_path: Path) -> None:
             moved.rebind(moved.backing_store.identity)
         with moved as store:
             assert sync.grading(store).enforced is None
+
+
+def test_what_was_found_isnt_believed_of_another_server(tmp_path: Path) -> None:
+    """The same URL, and other software behind it, which ignores what the first one enforced."""
+    with Careful("create") as server:
+        with mounted(server.url, tmp_path / "here") as store:
+            assert sync.probe(store).enforced == Enforced(create=True)
+        server.software, server._obeys = "careless/2", []
+        with mounted(server.url, tmp_path / "here") as store:
+            assert sync.grading(store).enforced is None
+        with mounted(server.url, tmp_path / "here") as store:
+            store.set("a", StringValue(b"mine", {}))
+            server.put("a", b"theirs")
+            assert sync.push(store)["a"].outcome == "conflict"
+            assert server.get("a") == b"theirs"
+            assert sync.probe(store).enforced == NONE
 
 
 def test_push_probes_once_where_it_was_allowed_to(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ class FileTransport:
     user_tag: str | None = None
     named: str | None = None
     clock_ahead: float | None = None
+    software: str | None = None
 
     def __init__(self) -> None:
         self.pace = Pace()

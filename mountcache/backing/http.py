@@ -322,6 +322,11 @@ class Transport:
         return date + (float(age) if age.isascii() and age.isdigit() else 0.0) - when
 
     @property
+    def software(self) -> str | None:
+        """What upstream called itself when it answered last; None if it hasn't, or didn't say."""
+        return None if self._last is None else self._last[0].get("Server")
+
+    @property
     def user_tag(self) -> str | None:
         """The name under which permissions know the user."""
         return self._own().login.user_tag

@@ -528,6 +528,11 @@ class StaticURLStore(AbstractReadOnlyStore):
         """Delete a key; raises as `set_if` does."""
         return self._writable(key).delete_if(key, base, op_id)
 
+    @property
+    def software(self) -> str | None:
+        """See `SupportsProbing`."""
+        return self._transport.software
+
     def probe(self, key: str) -> Enforced:
         """Find out which conditional writes the server enforces; see `SupportsProbing`."""
         writer = self._writable(key)

@@ -84,6 +84,14 @@ class Grading:
 
 def enforced(mount: Mount) -> Enforced:
     """Return which conditional writes upstream was seen to enforce; none if it wasn't probed."""
+    if _remembered(mount) is None:
+        return Enforced()
+    backing = mount.backing
+    try:
+        if isinstance(backing, SupportsConditionalWrite):
+            backing.enforces()  # so that it is known who answers now
+    except StoreError:
+        return Enforced()
     found = _remembered(mount)
     return Enforced() if found is None else found[0]
 
@@ -103,6 +111,8 @@ def grading(store: Mounted, *, ask: bool = True) -> Grading:
         If it is asked in vain.
     """
     mount = store.mount
+    if ask and isinstance(mount.backing, SupportsConditionalWrite):
+        mount.backing.enforces()  # so that it is known who answers now
     found = _remembered(mount)
     seen, at = (None, None) if found is None else found
     return grading_of(mount.backing, seen, at, ask=ask)
@@ -188,7 +198,14 @@ def _probe(mount: Mount) -> None:
         remember(
             mount.catalog,
             _FOUND,
-            json.dumps({"identity": backing.identity, "at": mount.clock(), **asdict(found)}),
+            json.dumps(
+                {
+                    "identity": backing.identity,
+                    "software": backing.software,
+                    "at": mount.clock(),
+                    **asdict(found),
+                }
+            ),
         )
         remember(mount.catalog, _SCRATCH, None)
 
@@ -205,18 +222,23 @@ def _remove_scratch(mount: Mount) -> None:
 
 
 def _remembered(mount: Mount) -> tuple[Enforced, float] | None:
-    """Return what was found at this upstream, and when."""
+    """Return what was found at this upstream, and when; None if another server answers now."""
     backing = mount.backing
     text = recall(mount.catalog, _FOUND)
     if text is None or not isinstance(backing, SupportsIdentity):
         return None
     try:
-        match json.loads(text):
+        match found := json.loads(text):
             case {
-                "identity": backing.identity,
+                "identity": backing.identity, "software": _,
                 "create": bool(create), "replace": bool(replace), "delete": bool(delete),
                 "at": float(at) | int(at),
             }:  # fmt: skip
+                if not isinstance(backing, SupportsProbing):
+                    return None
+                # As far as that is known: nobody may have asked yet.
+                if backing.software not in (None, found["software"]):
+                    return None
                 return Enforced(create, replace, delete), at
     except ValueError:
         pass  # who can't read it doesn't know it
