@@ -7,6 +7,8 @@ import json
 import os
 import pty
 import signal
+import subprocess
+import sys
 import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator
@@ -557,3 +559,25 @@ def test_password_at_a_terminal_isnt_shown(shell: Inside) -> None:
     assert "Password of ada at 127.0.0.1" in seen
     assert "no keyring" in seen
     assert "s3cret" not in seen
+
+
+def test_set_url_that_is_killed_half_way_is_ended_by_rebind(shell: Inside, tmp_path: Path) -> None:
+    shell("put", "mine", given=b"mine")
+    with Origin({"k": (b"theirs", {})}) as moved:
+        script = (
+            "import os, sys\n"
+            "from mountcache.cli import main\n"
+            "from mountcache.mounted import MountedStore\n"
+            "MountedStore.rebind = lambda *all: os.kill(os.getpid(), 9)\n"
+            "main(['remote', 'set-url', sys.argv[1]])\n"
+        )
+        ended = subprocess.run(
+            [sys.executable, "-c", script, moved.url],
+            cwd=shell.folder, env=environment(PYTHONPATH=str(ROOT)), check=False,
+        )  # fmt: skip
+        assert ended.returncode == -9
+        assert [each.name for each in shell.folder.glob("*toml*")] == ["mountcache.toml"]
+        one_sentence(shell("status"), 3, "mountcache rebind")
+        assert shell("rebind").code == 0
+        assert shell("push").code == 0
+        assert moved.store.to_bytes("mine") == b"mine"
