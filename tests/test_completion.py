@@ -200,6 +200,23 @@ def test_a_store_that_is_in_use_or_broken_is_no_trouble(tmp_path: Path) -> None:
     assert asked(tmp_path, "mountcache cat ") == ["words"]
 
 
+def test_what_a_killed_process_left_is_found_and_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "mountcache.toml").write_text('url = "http://127.0.0.1:1/"\n')
+    code = (
+        "import mountcache, os\n"
+        "store = mountcache.open(offline='always')\n"
+        "store.set('left', mountcache.StringValue(b'1'))\n"
+        "os._exit(9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, timeout=TIME, check=False)
+    before = sorted(tmp_path.rglob("*"))
+    assert tmp_path / ".mountcache" / "cache.db-wal" in before
+    assert asked(tmp_path, "mountcache cat ") == ["words", "left"]
+    (tmp_path / ".mountcache" / "cache.db-shm").unlink()
+    assert asked(tmp_path, "mountcache cat ") == ["words"]  # what is to be mended first isn't
+    assert sorted(tmp_path.rglob("*")) == [each for each in before if "-shm" not in each.name]
+
+
 def test_every_argument_of_every_command_has_its_kind() -> None:
     every = dict(commands(app))
     assert set(ARGUMENTS) == set(every), "mountcache/cli/completing.py: ARGUMENTS"
