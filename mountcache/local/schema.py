@@ -209,6 +209,7 @@ STATE = {
 _SINCE_2 = """
 ALTER TABLE edit ADD COLUMN held INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE edit ADD COLUMN tried REAL;
+CREATE INDEX edit_partner ON edit (partner) WHERE partner IS NOT NULL;
 
 -- The edits that were given a name together: change sets.
 CREATE TABLE grp (
