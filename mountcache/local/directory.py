@@ -251,6 +251,8 @@ def look(path: Path, mode: Mode) -> Found:
 
 def _look(con: sqlite3.Connection, path: Path, *, whole: bool) -> Found:
     con.execute("PRAGMA trusted_schema = OFF")
+    # All of one moment: another may be bringing it to a newer format.
+    con.execute("BEGIN")
     (owner,) = con.execute("PRAGMA application_id").fetchone()
     (version,) = con.execute("PRAGMA user_version").fetchone()
     tables = {name for (name,) in con.execute("SELECT name FROM sqlite_master")}
