@@ -581,7 +581,7 @@ def test_offline_by_environment_asks_nobody(shell: Shell) -> None:
 def test_wrong_command_lines_are_64(shell: Shell) -> None:
     bare_words = shell()
     assert bare_words.code == 64
-    assert "Commands:" in bare_words.err
+    assert "Publish:" in bare_words.err
     for args in (
         ("bogus",),
         ("put",),

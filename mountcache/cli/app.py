@@ -41,15 +41,25 @@ __all__ = ["app"]
 _CODES = "\n".join(f"  {code:3d}  {meaning}" for code, meaning in TABLE)
 
 
-class _InOrder(click.Group):
-    """A group that lists its commands in the order of a working day."""
+class _InSections(click.Group):
+    """A group that lists its commands by what they are for, in the order of a working day."""
+
+    sections: dict[str, dict[click.Command, str]]
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        longest = max(map(len, self.commands))
+        for title, commands in self.sections.items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(f"{each.name:<{longest}}", short) for each, short in commands.items()]
+                )
+
 
 @click.group(
-    cls=_InOrder,
+    cls=_InSections,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=f"\b\nExit codes:\n{_CODES}",
 )
@@ -65,11 +75,78 @@ def app(ctx: click.Context) -> None:
     ctx.color = color()
 
 
-for _command in (
-    init, ls, query, info, meta, get, cat, path, put, rm, mv, cp, status, diff, push, apply,
-    resolve, revert, undo, pull, hold, unhold, log, watch, drop, pin, unpin, prefetch, lock, bundle,
-    whereis, du, stats, prune, gc, verify, offline, remote, rebind, login, logout, config, backup,
-    restore, migrate, doctor, index, serve, completion, man, demo,
-):  # fmt: skip
-    app.add_command(_command)
+assert isinstance(app, _InSections)
+app.sections = {
+    "Begin": {
+        init: "Mount the store at a URL here.",
+        demo: "Show the main job in a few seconds.",
+    },
+    "Read": {
+        ls: "List keys.",
+        query: "List the keys whose metadata has some values.",
+        info: "Show what is known of a key.",
+        cat: "Write the data of a key to standard output.",
+        get: "Write the data of keys to files.",
+        path: "Print the path of a read-only file of a key.",
+    },
+    "Stage": {
+        put: "Stage data, or a folder of it.",
+        meta: "Show or stage metadata.",
+        rm: "Stage the removal of keys.",
+        mv: "Stage a renaming.",
+        cp: "Stage a copy under another name.",
+        revert: "Discard staged edits.",
+        undo: "Stage again what was taken away.",
+    },
+    "Publish": {
+        status: "Show what is staged.",
+        diff: "Show what staged edits change.",
+        push: "Send staged edits, or plan to.",
+        apply: "Do what a plan says, and no more.",
+        resolve: "Resolve conflicts before the next push.",
+        hold: "Hold staged edits back.",
+        unhold: "Let them go.",
+        pull: "Bring the copies here up to date.",
+        log: "Show what happened here.",
+        watch: "Show what happens, as it does.",
+    },
+    "Leave": {
+        prefetch: "Fetch what will be read offline.",
+        pin: "Keep copies here.",
+        unpin: "Let them go like any others.",
+        drop: "Forget copies.",
+        lock: "Write down which bytes keys have.",
+        bundle: "Carry edits, or copies, to another machine.",
+        offline: "Work offline, or not, by choice.",
+    },
+    "Look after the store": {
+        whereis: "Say where the bytes of keys are.",
+        du: "Say what takes how much room.",
+        stats: "Count what is here.",
+        prune: "Let old copies go.",
+        gc: "Collect what nobody needs.",
+        verify: "Compare bytes with their digests.",
+        doctor: "Look whether all is well, and mend it.",
+        backup: "Copy the store while it is in use.",
+        restore: "Make a store of such a copy.",
+        migrate: "Bring the store to the newest format.",
+    },
+    "Servers": {
+        remote: "Show upstream, or follow it to another URL.",
+        rebind: "Follow upstream to the URL in mountcache.toml.",
+        login: "Keep a password in the keyring.",
+        logout: "Remove it.",
+        config: "Show the settings in force.",
+        serve: "Serve what is mounted here, or a repository.",
+        index: "Write the index.json of a folder.",
+    },
+    "This command": {
+        completion: "Print what lets Tab complete commands and keys.",
+        man: "Write manual pages.",
+    },
+}
+for _section in app.sections.values():
+    for _command, _short in _section.items():
+        _command.short_help = _short
+        app.add_command(_command)
 with_examples(app)
