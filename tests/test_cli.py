@@ -709,8 +709,6 @@ def test_interrupted_is_130(shell: Shell) -> None:
         stdin=reading,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # Who is started in the background by a shell inherits that it is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         os.close(reading)
         # Once it has read what the pipe held, it is in the middle of its work.
