@@ -18,6 +18,7 @@ from mountcache.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 TIME = 120.0
+_LEFT_OUT = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES", "PAGER", "LESS")
 
 
 def words() -> list[str]:
@@ -31,7 +32,7 @@ def environment(**more: str) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("MOUNTCACHE_") and name not in ("NO_COLOR", "FORCE_COLOR")
+        if not name.startswith("MOUNTCACHE_") and name not in _LEFT_OUT
     }
     if len(words()) > 1:
         kept["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), kept.get("PYTHONPATH"))))

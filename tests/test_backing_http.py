@@ -1378,6 +1378,9 @@ def test_refused_connection_names_the_host(refused: str) -> None:
         ("http://127.0.0.1/?a=b", "query"),
         ("http://127.0.0.1/#a", "fragment"),
         ("http://[::1/", "URL"),
+        ("https://[::1]@[[[/", "URL|none"),
+        ("http://a b/", "can be none"),
+        ("http://a^b/", "can be none"),
     ],
 )
 def test_url_that_cant_be_used_is_refused_at_once(url: str, words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import threading
@@ -18,6 +19,7 @@ from urllib.parse import quote
 import pytest
 
 from mountcache.abc import ABSENT, NotModified, Value
+from mountcache.backing import index
 from mountcache.backing.static import StaticURLStore
 from mountcache.errors import (
     ChangedWhileReadingError,
@@ -1097,3 +1099,28 @@ def test_server_that_goes_away_while_a_value_is_read(
     with pytest.raises((StoreUnavailableError, IntegrityError), match="'a'"):
         while data.read(1_000_000):
             pass
+
+
+def test_index_that_comes_in_drops_is_read_once() -> None:
+    entry = json.dumps({"long": {"text": "x" * 400_000}}).encode()
+
+    class Dripping(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            return super().read(100)
+
+    def looks() -> int:
+        count = 0
+        honest = index.JSONWindow.more
+
+        def more(self: index.JSONWindow) -> bool:
+            nonlocal count
+            count += 1
+            return honest(self)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(index.JSONWindow, "more", more)
+            ((key, *_),) = index.entries_of_object(Dripping(entry), "it")
+            assert key == "long"
+        return count
+
+    assert looks() < 20

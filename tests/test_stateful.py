@@ -36,9 +36,11 @@ from mountcache.local.catalog import Catalog
 from mountcache.local.decide import Draft
 from mountcache.local.disk import DiskCacheStore
 from mountcache.local.journal import Journal
-from mountcache.local.records import BaseOf, Row
+from mountcache.local.records import Row
 from mountcache.mounted import MountedStore
 from mountcache.overlay import Overlay
+from mountcache.sync.batch import GroupSender
+from mountcache.sync.send import Sender
 from tests.upstreams import Origin, put
 
 MEMORY = os.access("/dev/shm", os.W_OK)
@@ -479,7 +481,11 @@ TestMounted.settings = WALKS
 
 def replaces_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     """A push compares nothing."""
-    monkeypatch.setattr(BaseOf, "as_base", None)
+    request, write = Sender._request, GroupSender._write
+    monkeypatch.setattr(
+        Sender, "_request", lambda self, op, expected, parts: request(self, op, None, parts)
+    )
+    monkeypatch.setattr(GroupSender, "_write", lambda self, op, base: write(self, op, None))
 
 
 def takes_silence_for_no(monkeypatch: pytest.MonkeyPatch) -> None:

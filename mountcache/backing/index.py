@@ -82,13 +82,21 @@ class JSONWindow:
         self.at = 0
         if len(self.text) > _LONGEST:
             raise Broken(f"it has one entry of more than {_LONGEST:,} characters")
-        data = self._stream.read(_WINDOW)
+        data = self._read()
         self._ended = not data
         self._taken += len(data)
         if self._taken > _LONGEST_IN_ALL:
             raise Broken(f"it is longer than {_LONGEST_IN_ALL:,} bytes")
         self.text += self._decoder.decode(data, final=self._ended)
         return True
+
+    def _read(self) -> bytes:
+        """Read a good part of what there is: what comes in drops isn't looked at drop by drop."""
+        wanted, pieces = max(_WINDOW, len(self.text) // 4), []
+        while wanted > 0 and (piece := self._stream.read(min(wanted, _WINDOW))):
+            pieces.append(piece)
+            wanted -= len(piece)
+        return b"".join(pieces)
 
     def next(self) -> str:
         """Return the next character that isn't space, without taking it; "" at the end."""

@@ -10,6 +10,7 @@ from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 from mountcache.errors import ConfigurationError
 
 _USER: Final = re.compile(r"^[^/?#]*@|(?<=//)[^/?#]*@")
+_HOST: Final = re.compile(r"[A-Za-z0-9._%:-]+")
 _IGNORED: Final = re.compile(r"[\t\r\n]")
 """What urllib takes out of a URL before it reads it."""
 
@@ -66,7 +67,14 @@ def check_url(url: str, name: str, *, schemes: Collection[str] = PORTS) -> tuple
         netloc = _netloc(parts, port)
     except UnicodeError:
         raise ConfigurationError(f"{name} {text!r} names a host that can be none") from None
-    return urlunsplit(parts._replace(netloc=netloc)), user
+    found = urlunsplit(parts._replace(netloc=netloc))
+    try:
+        again = urlsplit(found).hostname
+    except ValueError:
+        again = None
+    if again is None or not _HOST.fullmatch(again):
+        raise ConfigurationError(f"{name} {text!r} names a host that can be none")
+    return found, user
 
 
 def _netloc(parts: SplitResult, port: int | None) -> str:

@@ -73,6 +73,19 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
+def _held(host: str, port: int) -> socket.socket | None:
+    """Return a socket that has a port and doesn't listen; None if another has it by now."""
+    held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        held.bind((host, port))
+    except OSError:
+        held.close()
+        return None
+    return held
+
+
 def _url(listening: socket.socket) -> str:
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
@@ -270,6 +283,8 @@ class Origin:
         self._around = around
         self._url = ""
         self._thread: threading.Thread | None = None
+        self._held: socket.socket | None = None
+        """Keeps the port from others while the server is stopped."""
         self._stop: Callable[[], None] = lambda: None
 
     @property
@@ -286,7 +301,11 @@ class Origin:
         """Start the server; it takes connections when this returns."""
         if self._thread is not None:
             return self
-        listening = listen("127.0.0.1", self._port)
+        listening, self._held = self._held, None
+        if listening is None:
+            listening = listen("127.0.0.1", self._port)
+        else:
+            listening.listen(_BACKLOG)
         self._port, self._url = listening.getsockname()[1], _url(listening)
         started = threading.Event()
         failed: list[BaseException] = []
@@ -307,6 +326,8 @@ class Origin:
         self._stop()
         self._thread.join()
         self._thread = None
+        # Refuses connections, as if nobody were there; another server at this port would answer.
+        self._held = _held("127.0.0.1", self._port)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -318,6 +339,9 @@ class Origin:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def _run(
         self, listening: socket.socket, started: threading.Event, failed: list[BaseException]
