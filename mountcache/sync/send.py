@@ -9,12 +9,14 @@ as the request.
 
 from __future__ import annotations
 
+import io
 import time
 import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mountcache.abc import (
+    ABSENT,
     Base,
     Enforced,
     Grade,
@@ -212,7 +214,7 @@ class Sender:
         base = None if self.allow_blind and not self._compares(op.kind, expected) else expected
         if op.kind == "del":
             return backing.delete_if(key, base, op.op_id)
-        if op.kind == "meta":
+        if op.kind == "meta" and (self._enforces or expected is not ABSENT):
             return backing.set_metadata_if(key, parse(op.meta), base, op.op_id)
         return backing.set_if(key, self._value(op), base, op.op_id, parts=parts)
 
@@ -226,6 +228,10 @@ class Sender:
         return Pushed(None, enforced=False)
 
     def _value(self, op: Op) -> Value:
+        if op.kind == "meta":
+            # Of a key that is nowhere: it is made without data, for most servers would keep
+            # metadata of nothing.
+            return Snapshot(op.key, op.meta, stream=io.BytesIO(), size=0, modified=op.at)
         assert op.content is not None
         return Snapshot(
             op.key,
