@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import mountcache
-from benchmarks import bulk_fetch, completing, staged_set, start_up, warm_read
+from benchmarks import bulk_fetch, completing, planning, staged_set, start_up, warm_read
 from benchmarks.timing import table
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--dir", default=None, help="where to work; a real disk, not tmpfs")
     asked = parser.parse_args()
     print(f"mountcache {mountcache.__version__}, Python {platform.python_version()}")
-    for benchmark in (warm_read, staged_set, start_up, completing, bulk_fetch):
+    for benchmark in (warm_read, staged_set, start_up, planning, completing, bulk_fetch):
         with tempfile.TemporaryDirectory(dir=asked.dir) as folder:
             print(table(benchmark.run(Path(folder), quick=asked.quick)), flush=True)
 
