@@ -35,6 +35,7 @@ from mountcache.mounted import MountedStore
 from mountcache.offloop import Calls
 from mountcache.streams import Writer
 from mountcache.sync.options import Offline
+from mountcache.sync.pausing import Pause
 
 __all__ = [
     "AsyncMountedStore",
@@ -237,7 +238,15 @@ class AsyncMountedStore:
         """What `set_offline` said for this directory; None if nothing."""
         return self.blocking.offline_switch
 
+    @property
+    def push_paused(self) -> Pause | None:
+        """Who has paused background pushing, and when; None if nobody has."""
+        return self.blocking.push_paused
+
     set_offline = _change(MountedStore.set_offline)
+    flush = _change(MountedStore.flush)
+    pause_push = _change(MountedStore.pause_push)
+    resume_push = _change(MountedStore.resume_push)
     connect = _change(MountedStore.connect)
 
     async def disconnect(self) -> None:

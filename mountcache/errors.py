@@ -25,6 +25,7 @@ __all__ = [
     "InvalidMetadataError",
     "InvalidValueError",
     "NotLockedError",
+    "NotPushedError",
     "PinnedError",
     "PushInProgressError",
     "ReadOnlyKeyError",
@@ -105,6 +106,25 @@ class StoreUnavailableError(StoreError):
         self.maybe_applied = maybe_applied
         self.answered = answered
         self.status = status
+
+
+class NotPushedError(StoreError):
+    """Something is left to push, and stays staged.
+
+    Parameters
+    ----------
+    left
+        The keys that are left, in the order of their making.
+    conflicts
+        Those of them that are in conflict.
+    """
+
+    def __init__(
+        self, message: str, *, left: tuple[str, ...] = (), conflicts: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(message)
+        self.left = left
+        self.conflicts = conflicts
 
 
 class IndexUnreadableError(StoreError):

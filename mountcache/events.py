@@ -1,8 +1,8 @@
 """What stores announce: a tree of events, and `StoreProgress`, which announces an operation.
 
 Who hears of them is the business of `mountcache.event_manager`. The classes and their
-attributes are those of ``encore.events`` and ``encore.storage.events``, and three more:
-`StoreOfflineEvent`, `StorePushEvent` and `StoreConflictEvent`.
+attributes are those of ``encore.events`` and ``encore.storage.events``, and four more:
+`StoreOfflineEvent`, `StorePushEvent`, `StoreConflictEvent` and `StoreOverdueEvent`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ __all__ = [
     "StoreKeyEvent",
     "StoreModificationEvent",
     "StoreOfflineEvent",
+    "StoreOverdueEvent",
     "StoreProgress",
     "StoreProgressEndEvent",
     "StoreProgressEvent",
@@ -282,6 +283,25 @@ class StoreConflictEvent(StoreKeyEvent):
     def __init__(self, source: Any = None, *, conflict: Any = None, **kwargs: Any) -> None:
         super().__init__(source, **kwargs)
         self.conflict = conflict
+
+
+class StoreOverdueEvent(StoreKeyEvent):
+    """A background pusher hasn't got an edit upstream for too long.
+
+    Parameters
+    ----------
+    since
+        When the edit was made, in seconds since 1970.
+    reason
+        What stands in its way, in a sentence.
+    """
+
+    def __init__(
+        self, source: Any = None, *, since: float = 0.0, reason: str = "", **kwargs: Any
+    ) -> None:
+        super().__init__(source, **kwargs)
+        self.since = since
+        self.reason = reason
 
 
 class _Announcing(Protocol):

@@ -60,9 +60,11 @@ from mountcache.local.undo import entries
 from mountcache.local.view import literal_prefix, matcher
 from mountcache.locks import Lock
 from mountcache.overlay import Overlay
-from mountcache.sync import history, pinning, single
+from mountcache.sync import history, pausing, pinning, single, unattended
 from mountcache.sync.mount import Mount
 from mountcache.sync.options import Offline, Options, check_offline
+from mountcache.sync.pausing import Pause
+from mountcache.sync.pusher import Pusher, Pushing, pushing_of
 from mountcache.sync.remote import Remote
 from mountcache.sync.report import PushResult
 from mountcache.sync.status import staged
@@ -95,6 +97,10 @@ class MountedStore(AbstractStore):
     probe
         The first push may write a scratch key, to find out which conditional writes upstream
         enforces (`mountcache.sync.probe`).
+    push
+        "manual": staged edits go when `push` says so; "auto": by themselves, while the store is
+        connected, a moment after they were made (`mountcache.sync.Pushing` says more). What
+        upstream has changed meanwhile stays staged then, too.
     clock
         The wall clock, in seconds since 1970.
     event_manager
@@ -112,6 +118,7 @@ class MountedStore(AbstractStore):
         insist_offline: bool = False,
         author: str | None = None,
         probe: bool = False,
+        push: str | Pushing = "manual",
         clock: Callable[[], float] = time.time,
         event_manager: EventManager | None = None,
     ) -> None:
@@ -122,6 +129,7 @@ class MountedStore(AbstractStore):
         self._check: Callable[[str], str] = getattr(backing_store, "check_key", check_key)
         self._author = author or default_author()
         self._may_probe = probe
+        self._pushing = pushing_of(push)
         self._clock = clock
         self._chosen = Options(
             max_age=max_age, offline=check_offline(offline), insists=insist_offline
@@ -135,11 +143,13 @@ class MountedStore(AbstractStore):
         self._connected_here: list[AbstractReadOnlyStore] = []
         self._stop_polling = threading.Event()
         self._poller: threading.Thread | None = None
+        self._pusher: Pusher | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
         # Another process opens both ends for itself; listeners stay here.
         ends = (self.mount_point, self.mount_store, self.backing_store)
-        return _again, (ends, self._author, self._may_probe, self._clock, self._chosen)
+        settings = (self._author, self._may_probe, self._clock, self._chosen, self._pushing)
+        return _again, (ends, *settings)
 
     # -- the two ends --------------------------------------------------------------------
 
@@ -169,6 +179,7 @@ class MountedStore(AbstractStore):
             clock=self._clock,
             emit=self._emit,
             may_probe=self._may_probe,
+            quiet=self._pushing.quiet,
         )
         self._remote_ = Remote(mount)
         self._overlay_ = Overlay(mount, self._remote_)
@@ -231,10 +242,22 @@ class MountedStore(AbstractStore):
                 daemon=True,
             )
             self._poller.start()
+        mount = self.mount
+        auto = self._pushing.mode == "auto" and not mount.frozen
+        if auto and self._pusher is None and not mount.catalog.content.readonly:
+            self._pusher = Pusher(mount, self._pushing, lambda: self._options.offline == "always")
+            self._pusher.start()
 
     def disconnect(self) -> None:
-        """Disconnect what `connect` connected."""
+        """Disconnect what `connect` connected.
+
+        A background pusher ends the keys in flight first; what it didn't come to stays staged,
+        and `flush` tells whether there is anything of that.
+        """
         super().disconnect()
+        if self._pusher is not None:
+            pusher, self._pusher = self._pusher, None
+            pusher.stop(self._cut)
         self._stop_polling.set()
         if self.backing_store in self._connected_here:
             # First: that ends a poll which is waiting for an answer.
@@ -248,6 +271,12 @@ class MountedStore(AbstractStore):
         self._connected_here.clear()
         with self._opening:
             self._mount_ = self._overlay_ = self._remote_ = None
+
+    def _cut(self) -> None:
+        """Let go of upstream, so that nobody waits for an answer any more."""
+        if self.backing_store in self._connected_here:
+            self._connected_here.remove(self.backing_store)
+            self.backing_store.disconnect()
 
     def info(self) -> dict[str, Any]:
         return {
@@ -770,6 +799,44 @@ class MountedStore(AbstractStore):
             return PushResult(key, "already there", "nothing is staged for it")
         return single.push_one(mount, short)
 
+    def flush(self, timeout: float | None = None) -> None:
+        """Push until nothing is left that isn't held back.
+
+        What failed is tried again, later and later. What waits for somebody isn't: conflicts, and
+        what was refused; `push` tries those again.
+
+        Parameters
+        ----------
+        timeout
+            Seconds after which it is given up, 0 to try each once; None: as long as it takes.
+
+        Raises
+        ------
+        NotPushedError
+            If something is left: it says what, and stays staged.
+        """
+        self._agree()
+        pushing = self._pushing
+        unattended.flush(
+            self.mount, unattended.Sender(self.mount, pushing.check, pushing.after), timeout
+        )
+
+    def pause_push(self) -> None:
+        """Let no background pusher of this directory begin another key until `resume_push`.
+
+        All processes that have it open heed it within a second; `push` goes on by hand.
+        """
+        pausing.pause(self.mount.catalog, self._author)
+
+    def resume_push(self) -> None:
+        """End `pause_push`, and a rest since upstream was out of reach."""
+        pausing.resume(self.mount.catalog)
+
+    @property
+    def push_paused(self) -> Pause | None:
+        """Who has paused background pushing, and when; None if nobody has."""
+        return pausing.read_pause(self.mount.catalog)
+
     def revert(self, key: str) -> list[str]:
         """Discard the staged edit of a key: it is upstream's again.
 
@@ -974,9 +1041,14 @@ def _is_upstream(row: Row) -> bool:
 
 
 def _again(
-    ends: tuple[Any, ...], author: str, probe: bool, clock: Callable[[], float], options: Options
+    ends: tuple[Any, ...],
+    author: str,
+    probe: bool,
+    clock: Callable[[], float],
+    options: Options,
+    pushing: Pushing,
 ) -> MountedStore:
     """Return a store like one of another process."""
-    store = MountedStore(*ends, author=author, probe=probe, clock=clock)
+    store = MountedStore(*ends, author=author, probe=probe, clock=clock, push=pushing)
     store._chosen = options
     return store

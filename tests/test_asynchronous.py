@@ -141,6 +141,7 @@ def test_every_verb_of_a_mounted_store_is_there_with_the_same_parameters() -> No
 def test_a_verb_that_could_block_is_awaited_or_iterated() -> None:
     at_once = {
         "offline_switch",
+        "push_paused",
         "info",
         "is_connected",
         "is_offline",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONFLICT",
+    "REFUSED",
     "BaseKind",
     "BaseOf",
     "Clean",
@@ -84,6 +85,9 @@ ABSENT_BASE = BaseOf("absent")
 
 CONFLICT = "conflict: "
 """What the error of an edit begins with if its push found upstream changed by somebody else."""
+
+REFUSED = "refused: "
+"""What it begins with if it was refused, here or by upstream: trying again changes nothing."""
 
 
 class Seen(NamedTuple):
@@ -244,6 +248,9 @@ class StagedEdit:
     """Of the other half: the old name."""
     conflicts_now: bool | None = None
     """Whether a look at upstream just now found it changed by somebody else; None: no look."""
+    next_try: float | None = None
+    """When a background pusher sends it, in seconds since 1970; None: not before somebody does
+    something about it, or about what belongs to it."""
 
     @property
     def in_conflict(self) -> bool:

@@ -175,6 +175,8 @@ class Staging:
 
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
+        self.changed: Callable[[], None] = lambda: None
+        """Called after each commit that changed what is staged; it must not wait."""
 
     # -- reading -------------------------------------------------------------------------
 
@@ -360,6 +362,7 @@ class Staging:
                 found = con.execute("UPDATE edit SET held = ? WHERE key = ?", (int(held), key))
                 if not found.rowcount:
                     raise KeyError(key)
+        self.changed()
 
     def done(self, op_id: str) -> Pushed | None:
         """Return the answer to a write that was applied here before, under this id."""
@@ -610,6 +613,7 @@ class Staging:
 
     def _announce(self, transaction: _Transaction) -> None:
         """Make known what was committed; its author has seen it."""
+        self.changed()
         for staged in transaction.staged.values():
             announce, draft, over = staged.announce, staged.draft, staged.over
             if announce.mounted and over is not None:

@@ -16,6 +16,7 @@ from mountcache.sync.prefetch import PrefetchReport, pin_keys, prefetch
 from mountcache.sync.probing import Grading, grading, grading_of, probe
 from mountcache.sync.pull import PullReport, pull
 from mountcache.sync.push import push
+from mountcache.sync.pusher import Pushing
 from mountcache.sync.readiness import Readiness, Wanted, readiness
 from mountcache.sync.report import Conflict, GroupResult, PushReport, PushResult, Side
 from mountcache.sync.residence import Resident, residents, residents_of
@@ -48,6 +49,7 @@ __all__ = [
     "PullReport",
     "PushReport",
     "PushResult",
+    "Pushing",
     "Reach",
     "Readiness",
     "Resident",

@@ -55,6 +55,8 @@ class Mount:
     """Announces an event of the MountedStore, with full keys."""
     may_probe: bool = False
     """Whether a push may find out by trying what upstream enforces."""
+    quiet: float = 2.0
+    """Seconds for which an edit rests before a background pusher sends it."""
     counts: Counts = field(default_factory=Counts)
     probing: Lock = field(default_factory=Lock, compare=False, repr=False)
     """Held by who probes."""

@@ -25,7 +25,7 @@ from mountcache.errors import (
 )
 from mountcache.events import StoreConflictEvent, StorePushEvent
 from mountcache.local.decide import merged_meta
-from mountcache.local.records import Edit, StagedEdit
+from mountcache.local.records import REFUSED, Edit, StagedEdit
 from mountcache.stopping import stopped_by, stopper
 from mountcache.sync.batch import GroupSender, Together
 from mountcache.sync.look import Progress
@@ -45,7 +45,7 @@ from mountcache.sync.report import (
 from mountcache.sync.status import staged_edit
 from mountcache.sync.switch import refuse_offline
 
-__all__ = ["HELD", "brake", "chosen", "named", "push", "push_mount"]
+__all__ = ["HELD", "brake", "chosen", "named", "push", "push_mount", "refusing", "too_many"]
 
 HELD = "it is held back; `unhold` lets it go"
 _HALVED = "not sent: it belongs to what was refused"
@@ -67,6 +67,7 @@ def push(
     check: Callable[[StagedEdit], str | None] | None = None,
     marker: str | None = None,
     bwlimit: str | float | None = None,
+    after_push: Callable[[PushReport], object] | None = None,
 ) -> PushReport:
     """Push staged edits upstream.
 
@@ -94,13 +95,16 @@ def push(
         How many keys may be deleted upstream. By default a push of all that is staged
         deletes at most 10, or a tenth of what upstream holds, or 100.
     check
-        Called with each edit before anything is sent; a message refuses that one.
+        Called with each edit before anything is sent; a message refuses that one, and no
+        background pusher tries it again until it is edited.
     marker
         A staged key that is sent after all the others, and only once all of them are upstream:
         who finds it there finds the others. It belongs to `keys` in any case.
     bwlimit
         Bytes a second, or text such as "512k" or "08:00,512k 18:00,off"; None: as the limits of
         the backing store say.
+    after_push
+        Called with the report, if there is a result in it.
 
     Returns
     -------
@@ -122,7 +126,7 @@ def push(
     """
     mount = store.mount
     with at_most(mount, bwlimit):
-        return push_mount(
+        report = push_mount(
             mount,
             None if keys is None else [named(mount, key) for key in keys],
             on_conflict=on_conflict,
@@ -130,9 +134,26 @@ def push(
             progress=progress,
             allow_blind=allow_blind,
             max_delete=max_delete,
-            refuse=None if check is None else lambda edit: check(staged_edit(mount, edit)),
+            refuse=None if check is None else refusing(mount, check),
             marker=None if marker is None else named(mount, marker),
         )
+    if after_push is not None and report.results:
+        after_push(report)
+    return report
+
+
+def refusing(
+    mount: Mount, check: Callable[[StagedEdit], str | None]
+) -> Callable[[Edit], str | None]:
+    """Return what refuses the edits that a check refuses, and notes why."""
+
+    def refuse(edit: Edit) -> str | None:
+        why = check(staged_edit(mount, edit))
+        if why is not None:
+            mount.journal.failed(edit, REFUSED + why)
+        return why
+
+    return refuse
 
 
 def push_mount(
@@ -212,7 +233,7 @@ def _refused(
 ) -> dict[str, str]:
     """Return why some edits aren't sent, by key: too many deletes, and what `refuse` says."""
     stopped = brake(mount, edits, max_delete) if keys is None or max_delete is not None else []
-    reasons = {edit.key: _too_many(len(stopped)) for edit in stopped}
+    reasons = {edit.key: too_many(len(stopped)) for edit in stopped}
     if refuse is not None:
         for edit in edits:
             if edit.key not in reasons and (why := refuse(edit)) is not None:
@@ -328,20 +349,23 @@ def _group_results(
     return tuple(found)
 
 
-def brake(mount: Mount, edits: Sequence[Edit], max_delete: int | None) -> list[Edit]:
-    """Return the deletes that are too many to be meant."""
+def brake(
+    mount: Mount, edits: Sequence[Edit], max_delete: int | None, before: int = 0
+) -> list[Edit]:
+    """Return the deletes that are too many to be meant, `before` of them sent already."""
     deletes = [edit for edit in edits if edit.kind == "del" and edit.partner is None]
     if max_delete is not None:
         return deletes if len(deletes) > max_delete else []
-    if len(deletes) <= _SOME_DELETES:
+    many = len(deletes) + before
+    if many <= _SOME_DELETES:
         return []
-    known = mount.catalog.count_upstream()
-    if len(deletes) > _MANY_DELETES or len(deletes) * 10 > known:
+    known = mount.catalog.count_upstream() + before
+    if many > _MANY_DELETES or many * 10 > known:
         return deletes
     return []
 
 
-def _too_many(count: int) -> str:
+def too_many(count: int) -> str:
     return (
         f"one of {count} deletes, more than a push does unasked; allow them with "
         f"max_delete={count} (--max-delete {count})"
@@ -481,7 +505,9 @@ class _Run:
 
     def _not_sent(self, edit: Edit, error: StoreError | OSError) -> PushResult:
         """Return the result of an edit that an error stood in the way of."""
-        self._mount.journal.failed(edit, str(error))
+        # Who may not write a key may not the next time, either; another login may come by itself.
+        forbidden = isinstance(error, AuthorizationError) and error.status != 401
+        self._mount.journal.failed(edit, f"{REFUSED}{error}" if forbidden else str(error))
         if not isinstance(error, AuthorizationError):
             return PushResult("", "failed", str(error), error=error)
         if error.status == 401:

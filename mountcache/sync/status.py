@@ -12,6 +12,8 @@ from mountcache.local.view import matcher
 from mountcache.sync.judge import Theirs, Verdict, against_base, judge
 from mountcache.sync.look import looked_at
 from mountcache.sync.mount import Mount, Mounted
+from mountcache.sync.pausing import pace
+from mountcache.sync.schedule import schedule
 
 __all__ = ["Status", "staged", "staged_edit", "status"]
 
@@ -79,10 +81,15 @@ def staged(mount: Mount) -> Iterator[StagedEdit]:
     in_flight = {op.key for op in mount.catalog.ops()}
     names = mount.catalog.group_names()
     renamed = mount.catalog.renamed()
+    times = schedule(mount.catalog.edits(), mount.clock(), pace(mount.catalog, mount.quiet))
     for edit in mount.catalog.edits():
         shown = staged_edit(mount, edit, names.get(edit.group), in_flight=edit.key in in_flight)
         old = renamed.get(edit.key)
-        yield shown if old is None else replace(shown, renamed_from=mount.full(old))
+        yield replace(
+            shown,
+            renamed_from=None if old is None else mount.full(old),
+            next_try=times.get(edit.key),
+        )
 
 
 def staged_edit(
