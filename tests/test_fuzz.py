@@ -52,6 +52,7 @@ from mountcache.serve.batch import read_batch
 from mountcache.serve.body import MultipartReader, media_type
 from mountcache.serve.conditions import Conditions, base_of, read_verdict, span_of
 from mountcache.serve.wire import Problem
+from mountcache.sync import read_plan
 
 SECONDS = float(os.environ.get("MOUNTCACHE_FUZZ_SECONDS", 0))
 SEED = int(os.environ.get("MOUNTCACHE_FUZZ_SEED", 0))
@@ -231,6 +232,24 @@ def test_json_of_others(data: bytes) -> None:
 
 INDEX = b'{"a": {"x": 1, "sha256": "' + b"0" * 64 + b'"}, "b/c": {}, "d": {"y": [1, "z"]}}\n'
 LINES = b'{"key": "a", "metadata": {}, "size": 3, "version": "v"}\n{"key": "b", "metadata": {}}\n'
+
+
+PLAN = (
+    b'{"mountcache": "plan", "format": 1, "upstream": "http://h/", "mount_point": "", "made": 1.5,'
+    b' "policy": "fail", "steps": [\n{"key": "a", "action": "create", "edit": "e", "upstream":'
+    b' "absent", "size": 1, "sha256": "s", "version": null, "author": "me", "at": 2, "group": "1",'
+    b' "message": ""}\n]}'
+)
+
+
+@fuzzed(data=damaged(PLAN))
+def test_plans(data: bytes) -> None:
+    try:
+        plan = read_plan(data)
+    except ConfigurationError as error:
+        assert "plan" in str(error)
+        return
+    assert read_plan(plan.to_json()) == plan
 
 
 @fuzzed(data=damaged(INDEX, LINES), step=st.sampled_from([1, 3, 7, 2**20]))
