@@ -165,7 +165,7 @@ def test_shell_lines_of_the_readme_run(tmp_path: Path) -> None:
             codes.append((verb, Inside(here)(verb, *rest).code))
         assert codes == [
             ("init", 0), ("get", 0), ("ls", 0), ("put", 0), ("put", 0), ("status", 1), ("push", 2),
-            ("push", 0),
+            ("resolve", 0), ("push", 0),
         ]  # fmt: skip
         assert repository.to_bytes("surveys/2025.csv") == b"theirs\n"
         assert repository.to_bytes("surveys/figures/1.svg") == b"<svg/>"
