@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mountcache.abc import AbstractReadOnlyStore
     from mountcache.backing.limits import Limits
     from mountcache.mounted import MountedStore
+    from mountcache.sync.commands import PushSettings
 
 __all__ = [
     "DIRECTORY",
@@ -111,6 +112,9 @@ class Settings:
     probe: Literal["never", "ask", "auto"] = "ask"
     """Whether upstream is written to, to find out which conditional writes it enforces: "never",
     "ask" (`mountcache doctor --probe`), or "auto", at the first push."""
+    push: PushSettings | None = None
+    """How staged edits go upstream; in the file "manual", "auto", or the table [push], with `mode`,
+    `quiet`, `late`, `check`, `after` and `time_limit`; None: when somebody says so."""
     limits: Limits | None = None
     """How fast upstream may be asked; in the file the table [limits], with `requests` and `bytes`
     a second, and `connections`."""
@@ -278,6 +282,8 @@ def _settings(
     )
     for name in _TLS_FILES & values.keys():
         values[name] = path.absolute().parent / Path(values[name]).expanduser()
+    if "push" in values:
+        values["push"] = dataclasses.replace(values["push"], folder=path.absolute().parent)
     return _made(where, values, mount, environ, overrides)
 
 
@@ -412,6 +418,10 @@ def _checked(where: str, name: str, value: object) -> Any:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
                 raise wrong(f"{where}: max_age is a number of seconds from 0 up, not {value!r}")
             return float(value)
+        case "push":
+            from mountcache.sync.commands import push_settings
+
+            return push_settings(value, where)
         case "limits":
             from mountcache.backing.limits import limits_of
 
@@ -574,6 +584,7 @@ def mounted_store(
     """
     from mountcache.local.disk import DiskCacheStore
     from mountcache.mounted import MountedStore
+    from mountcache.sync.commands import pushing_by
 
     make: Callable[..., MountedStore] = MountedStore
     if lock is not None:
@@ -597,6 +608,7 @@ def mounted_store(
         insist_offline=insist_offline or _is_said(os.environ.get("MOUNTCACHE_OFFLINE")),
         author=settings.author,
         probe=settings.probe == "auto",
+        push=pushing_by(settings.push),
     )
 
 

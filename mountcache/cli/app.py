@@ -13,6 +13,7 @@ from mountcache.cli.configuring import config, login, logout, offline
 from mountcache.cli.doctoring import doctor
 from mountcache.cli.editing import cp, drop, mv, put, revert, rm
 from mountcache.cli.examples import with_examples
+from mountcache.cli.flushing import flush
 from mountcache.cli.freezing import lock
 from mountcache.cli.history import hold, log, unhold, watch
 from mountcache.cli.housekeeping import du, gc, prune, stats, verify
@@ -102,6 +103,7 @@ app.sections = {
         status: "Show what is staged.",
         diff: "Show what staged edits change.",
         push: "Send staged edits, or plan to.",
+        flush: "Push until nothing is left.",
         apply: "Do what a plan says, and no more.",
         resolve: "Resolve conflicts before the next push.",
         hold: "Hold staged edits back.",

@@ -22,6 +22,7 @@ EXAMPLES = {
     "status": ("mountcache status", "mountcache status --remote"),
     "diff": ("mountcache diff", "mountcache diff runs/1.csv --upstream"),
     "push": ("mountcache push", "mountcache push 'runs/*' --dry-run"),
+    "flush": ("mountcache flush", "mountcache flush --wait --timeout 600"),
     "apply": ("mountcache push --plan plan.json && mountcache apply plan.json",),
     "resolve": ("mountcache resolve runs/1.csv --keep-both",),
     "revert": ("mountcache revert runs/1.csv",),

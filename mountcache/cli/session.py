@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "amount",
     "bwlimit_option",
+    "by_hand",
     "color",
     "config_option",
     "configured",
@@ -128,6 +130,13 @@ def configured() -> tuple[Path, Settings]:
     return path, read_settings(path, mount=meta.get(_MOUNT))
 
 
+def by_hand(settings: Settings) -> Settings:
+    """Return settings with which nothing is pushed in the background."""
+    if settings.push is None:
+        return settings
+    return replace(settings, push=replace(settings.push, mode="manual"))
+
+
 @contextmanager
 def opened() -> Iterator[MountedStore]:
     """Open the store that mountcache.toml describes; its errors say what to do here."""
@@ -136,7 +145,8 @@ def opened() -> Iterator[MountedStore]:
 
     path, settings = configured()
     with with_advice(path, settings):
-        store = open_store(settings)
+        # A command that is soon over pushes nothing unasked.
+        store = open_store(by_hand(settings))
         try:
             yield store
         finally:

@@ -73,6 +73,8 @@ class _Policy(click.Choice[str]):
 @_blind_option
 @_workers_option
 @bwlimit_option
+@click.option("--pause", "pausing", flag_value="pause", help="Push nothing in the background.")
+@click.option("--resume", "pausing", flag_value="resume", help="End that.")
 @exact_option
 @config_option
 @json_option
@@ -89,6 +91,7 @@ def push(
     allow_blind: bool,
     workers: int,
     bwlimit: str | None,
+    pausing: str | None,
     exact: bool,
     as_json: bool,
 ) -> None:
@@ -103,9 +106,17 @@ def push(
     What was staged together goes together, as one change where the server takes such changes:
     all of it or nothing. Elsewhere it goes key by key, and each group is told as complete,
     partial or none; who reads there can wait for the --marker.
+
+    --pause and --resume send nothing: they are about processes that push by themselves.
     """
+    from mountcache.cli.flushing import commands, pause_or_resume
     from mountcache.sync import push as send
 
+    if pausing is not None:
+        if words or group is not None:
+            raise click.UsageError(f"--{pausing} is about all keys; name none")
+        pause_or_resume(pausing, as_json=as_json)
+        return
     with opened() as store:
         named = staged_ones(store, words, exact=exact) if words else None
         if group is not None:
@@ -126,6 +137,7 @@ def push(
                 max_delete=max_delete,
                 marker=marker,
                 bwlimit=bwlimit,
+                **commands(),
             )
     ctx.exit(_tell_report(report, stop, as_json=as_json))
 
@@ -143,13 +155,16 @@ def apply(ctx: click.Context, file: str, allow_blind: bool, workers: int, as_jso
     What was edited here since then is refused, and what was changed upstream is a conflict, key
     by key.
     """
+    from mountcache.cli.flushing import commands
     from mountcache.sync import apply as do
     from mountcache.sync import read_plan
 
     with click.open_file(file, "rb") as stream:
         made = read_plan(stream.read())
     with opened() as store, progress("apply") as step, _interruptible(store) as stop:
-        report = do(store, made, workers=workers, progress=step, allow_blind=allow_blind)
+        report = do(
+            store, made, workers=workers, progress=step, allow_blind=allow_blind, **commands()
+        )
     ctx.exit(_tell_report(report, stop, as_json=as_json))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, TypedDict
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import click
 
@@ -50,6 +51,13 @@ __all__ = ["demo", "serve"]
     multiple=True,
     help="A name of this machine that others ask by, besides its own. May be repeated.",
 )
+@click.option(
+    "--push",
+    "mode",
+    type=click.Choice(("manual", "auto")),
+    help="auto: what is staged goes upstream by itself, a moment later. As the file says if not"
+    " told.",
+)
 @json_option
 def serve(
     directory: str | None,
@@ -58,20 +66,24 @@ def serve(
     token_file: str | None,
     read_only: bool,
     names: tuple[str, ...],
+    mode: Literal["manual", "auto"] | None,
     as_json: bool,
 ) -> None:
     """Serve what is mounted here to any HTTP client, until interrupted.
 
     Reads go through the cache and work offline; what clients write is staged, until `push`
-    sends it. Several mounts are at /NAME/. With --store it is no proxy but a repository.
+    sends it, or by itself with --push auto. Several mounts are at /NAME/. With --store it is no
+    proxy but a repository.
     On an address that others reach, writers need a token.
     """
     from mountcache.serve.doors import read_token
 
     doors = _Doors(token=read_token(token_file), read_only=read_only, names=names)
     if directory is None:
-        _proxy(host, port, doors, as_json)
+        _proxy(host, port, doors, mode, as_json)
         return
+    if mode is not None:
+        raise click.UsageError("a repository of its own pushes nowhere; leave --push out")
     from mountcache.local.disk import DiskCacheStore
     from mountcache.serve import run_origin
 
@@ -91,11 +103,19 @@ class _Doors(TypedDict):
     names: tuple[str, ...]
 
 
-def _proxy(host: str, port: int, doors: _Doors, as_json: bool) -> None:
+def _proxy(
+    host: str, port: int, doors: _Doors, mode: Literal["manual", "auto"] | None, as_json: bool
+) -> None:
     from mountcache.config import open_store
     from mountcache.serve import ServedMount, run_stores
+    from mountcache.sync.commands import PushSettings
 
     mounts = configured_mounts()
+    if mode is not None:
+        mounts = {
+            name: replace(each, push=replace(each.push or PushSettings(), mode=mode))
+            for name, each in mounts.items()
+        }
 
     def ready(url: str) -> None:
         for name, settings in mounts.items():
@@ -112,6 +132,9 @@ def _tell_of(at: str, name: str, settings: Settings, as_json: bool) -> None:
     if as_json:
         named = {"mount": name} if name else {}
         show({"url": at, **named, "upstream": settings.url, "dir": str(settings.dir)})
+        return
+    if settings.push is not None and settings.push.mode == "auto":
+        tell(f"serving {settings.url} at {at}, e.g. {at}data/KEY; what is staged goes by itself")
         return
     push = f"mountcache --mount {name} push" if name else "mountcache push"
     tell(f"serving {settings.url} at {at}, e.g. {at}data/KEY; `{push}` sends what is staged")

@@ -50,16 +50,23 @@ def status(
     there are conflicts, 4 if upstream was to be looked at and is out of reach.
     """
     from mountcache.sync import status as staged
+    from mountcache.sync.pusher import pusher_of
 
     with opened() as store:
         wanted = "*" if pattern is None else pattern_of(pattern, exact=exact)
         found = staged(store, wanted, group=group, remote=remote)
-        switch = store.offline_switch
+        switch, paused = store.offline_switch, store.push_paused
+        pusher = pusher_of(store.mount)
         if not found.edits and pattern is not None and next(store.staged(), None) is not None:
             raise nothing_matches(pattern, "nothing staged", "status", store.exists)
     conflicts = [edit.key for edit in found.conflicts]
     if switch is not None:
         note(f"offline is switched to {switch} here; `mountcache offline off` ends that")
+    if paused is not None:
+        said = (
+            f"pushing in the background was paused by {paused.by}, {ago(time.time() - paused.at)}"
+        )
+        note(one_line(f"{said}; `mountcache push --resume` ends that"))
     if as_json:
         show(
             {
@@ -68,6 +75,8 @@ def status(
                 "oldest": found.oldest,
                 "conflicts": conflicts,
                 "offline": switch,
+                "paused": None if paused is None else {"by": paused.by, "at": paused.at},
+                "pusher": pusher or None,
             }
         )
     elif porcelain:
@@ -77,7 +86,9 @@ def status(
         tell("nothing is staged" if group is None else one_line(f"nothing is staged in {group}"))
         note("next: `mountcache put KEY FILE` stages an edit")
     else:
-        _tell_all(found)
+        _tell_all(found, pushed=bool(pusher))
+        if pusher:
+            note(one_line(f"{pusher} pushes in the background"))
         note(next_for_conflicts(conflicts) or "next: `mountcache push`")
     ctx.exit(Code.CONFLICT if conflicts else Code.STAGED if found.edits else Code.DONE)
 
@@ -113,26 +124,26 @@ def ago(seconds: float) -> str:
     return "just now"
 
 
-def _tell_all(found: Status) -> None:
+def _tell_all(found: Status, *, pushed: bool) -> None:
     now = time.time()
     members = {edit.group: 0 for edit in found.edits}
     for edit in found.edits:
         members[edit.group] += 1
     # The lone ones first; a group is one because of its name, or because it has several.
     together = [edit for edit in found.edits if edit.group_name or members[edit.group] > 1]
-    _tell([edit for edit in found.edits if edit not in together], now)
+    _tell([edit for edit in found.edits if edit not in together], now, pushed=pushed)
     for _, group in groupby(sorted(together, key=lambda each: each.group), lambda e: e.group):
         edits = list(group)
         told = [edits[0].group_name or "", *dict.fromkeys(e.notes for e in edits if e.notes)]
         name = ": ".join(filter(None, (told[0], "; ".join(told[1:])))) or "together"
         tell(click.style(one_line(name), bold=True))
-        _tell(edits, now)
+        _tell(edits, now, pushed=pushed)
     count = f"{len(found.edits):,} staged, {amount(found.staged_bytes)}"
     oldest = "" if found.oldest is None else f", the oldest {ago(now - found.oldest)}"
     note(count + oldest)
 
 
-def _tell(edits: Iterable[StagedEdit], now: float) -> None:
+def _tell(edits: Iterable[StagedEdit], now: float, *, pushed: bool) -> None:
     for edit in edits:
         here, there = letters(edit)[0], letters(edit)[1]
         color = "red" if there == "C" else "yellow" if there in "UX" else None
@@ -149,7 +160,10 @@ def _tell(edits: Iterable[StagedEdit], now: float) -> None:
             tell("   on its way upstream")
         if edit.error:
             tries = f"tried {edit.tries} times: " if edit.tries > 1 else ""
-            tell(f"   {tries}{one_line(edit.error)}")
+            again = ""
+            if pushed and edit.next_try is not None:
+                again = f"; again in {max(0.0, edit.next_try - now):.0f} s"
+            tell(f"   {tries}{one_line(edit.error)}{again}")
 
 
 def _document(edit: StagedEdit) -> dict[str, Any]:
@@ -171,6 +185,7 @@ def _document(edit: StagedEdit) -> dict[str, Any]:
         "in_flight": edit.in_flight,
         "tries": edit.tries,
         "tried": edit.tried,
+        "next_try": edit.next_try,
         "in_conflict": edit.in_conflict,
         "error": edit.error,
         "upstream": edit.upstream,

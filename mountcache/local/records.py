@@ -7,9 +7,10 @@ the wall clock; nothing is decided by comparing those of two machines.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from mountcache.abc import ABSENT, Base
+from mountcache.jsonform import parse
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -251,6 +252,15 @@ class StagedEdit:
     next_try: float | None = None
     """When a background pusher sends it, in seconds since 1970; None: not before somebody does
     something about it, or about what belongs to it."""
+    sha256: str | None = None
+    """The digest of its data; None if there is none in it."""
+    meta: str = "{}"
+    """Its metadata as JSON text."""
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Its metadata."""
+        return parse(self.meta)
 
     @property
     def in_conflict(self) -> bool:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Literal, cast
 
 from mountcache.abc import SupportsIdentity
 from mountcache.errors import ConfigurationError, StoreError
 from mountcache.jsonform import normal_form, parse
-from mountcache.local.records import Edit
+from mountcache.local.records import Edit, StagedEdit
 from mountcache.sync.judge import Theirs, Verdict, judge
 from mountcache.sync.look import Progress, looked_at
 from mountcache.sync.mount import Mount, Mounted
-from mountcache.sync.push import HELD, brake, chosen, named, push_mount
+from mountcache.sync.push import HELD, brake, chosen, named, push_mount, refusing
 from mountcache.sync.report import Conflict, GroupResult, PushReport, PushResult, Side, policy_of
 
 __all__ = ["Action", "Plan", "Step", "apply", "plan", "read_plan"]
@@ -238,6 +238,8 @@ def apply(
     workers: int = 8,
     progress: Progress | None = None,
     allow_blind: bool = False,
+    check: Callable[[StagedEdit], str | None] | None = None,
+    after_push: Callable[[PushReport], object] | None = None,
 ) -> PushReport:
     """Do what a plan says, and nothing else.
 
@@ -247,7 +249,7 @@ def apply(
         A MountedStore.
     plan
         Made here or elsewhere, of a store of the same upstream and mount point.
-    workers, progress, allow_blind
+    workers, progress, allow_blind, check, after_push
         As of `push`.
 
     Returns
@@ -281,12 +283,16 @@ def apply(
         else:
             wanted.append(short)
 
+    asked = None if check is None else refusing(mount, check)
+
     def refuse(edit: Edit) -> str | None:
         step = steps[mount.full(edit.key)]
         if step.action not in _SENT:
             # What belongs to it isn't sent without it.
             return _unsent(step)
-        return None if fingerprint(edit) == step.edit else "it was edited since the plan was made"
+        if fingerprint(edit) != step.edit:
+            return "it was edited since the plan was made"
+        return None if asked is None else asked(edit)
 
     def policy(conflict: Conflict) -> str:
         step = steps.get(conflict.key)
@@ -302,7 +308,10 @@ def apply(
         )  # fmt: skip
         results += report.results
         groups = report.groups
-    return PushReport(tuple(sorted(results, key=lambda each: each.key)), groups)
+    done = PushReport(tuple(sorted(results, key=lambda each: each.key)), groups)
+    if after_push is not None and done.results:
+        after_push(done)
+    return done
 
 
 def _unsent(step: Step) -> str:

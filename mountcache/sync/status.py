@@ -115,6 +115,8 @@ def staged_edit(
         upstream=_upstream(mount.catalog.row(edit.key), edit),
         tried=edit.tried,
         held=bool(edit.held),
+        sha256=edit.sha256,
+        meta=edit.meta,
         group_name=name,
         partner=None if edit.partner is None else mount.full(edit.partner),
     )
