@@ -108,7 +108,8 @@ def _check_files(con: sqlite3.Connection, content: DiskContent, *, torn_copies: 
     named = {name for (name,) in con.execute("SELECT filename FROM Cache").fetchall() if name}
     parts = {f"partial/{name}" for (name,) in con.execute("SELECT name FROM partial").fetchall()}
     nobodys = sorted(files - named - parts)
-    assert not nobodys, f"files that no row names: {nobodys}, alive: {os.listdir(directory / 'live')}"
+    alive = os.listdir(directory / "live")
+    assert not nobodys, f"files that no row names: {nobodys}, alive: {alive}"
     assert torn_copies or named <= files, "files that aren't there"
     assert os.listdir(directory / "live") == [content.token]
     assert len(os.listdir(directory)) <= 256 + 10
