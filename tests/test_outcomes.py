@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -229,7 +229,7 @@ class Plain(Lab):
 
     SIDE = ".metadata.json"
 
-    def __init__(self, server: Nginx, metadata: str) -> None:
+    def __init__(self, server: Nginx, metadata: Literal["local", "sidecar"]) -> None:
         self._url, self._data = server.url, server.root / "data"
         self._metadata = metadata
         self.has_metadata = metadata == "sidecar"
