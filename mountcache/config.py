@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mountcache.backing.limits import Limits
     from mountcache.mounted import MountedStore
     from mountcache.sync.commands import PushSettings
+    from mountcache.sync.rules import Rule
 
 __all__ = [
     "DIRECTORY",
@@ -115,6 +116,8 @@ class Settings:
     push: PushSettings | None = None
     """How staged edits go upstream; in the file "manual", "auto", or the table [push], with `mode`,
     `quiet`, `late`, `check`, `after` and `time_limit`; None: when somebody says so."""
+    rule: tuple[Rule, ...] = ()
+    """What goes for the keys of some patterns alone; in the file tables [[rule]]."""
     limits: Limits | None = None
     """How fast upstream may be asked; in the file the table [limits], with `requests` and `bytes`
     a second, and `connections`."""
@@ -422,6 +425,10 @@ def _checked(where: str, name: str, value: object) -> Any:
             from mountcache.sync.commands import push_settings
 
             return push_settings(value, where)
+        case "rule":
+            from mountcache.sync.rules import rules_of
+
+            return rules_of(value, where)
         case "limits":
             from mountcache.backing.limits import limits_of
 
@@ -609,6 +616,7 @@ def mounted_store(
         author=settings.author,
         probe=settings.probe == "auto",
         push=pushing_by(settings.push),
+        rules=settings.rule,
     )
 
 

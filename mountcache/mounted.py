@@ -67,6 +67,7 @@ from mountcache.sync.pausing import Pause
 from mountcache.sync.pusher import Pusher, Pushing, pushing_of
 from mountcache.sync.remote import Remote
 from mountcache.sync.report import PushResult
+from mountcache.sync.rules import Rule, Rules, apply_rules, rules_of
 from mountcache.sync.status import staged
 from mountcache.sync.switch import read_switch, turn_switch
 
@@ -101,6 +102,9 @@ class MountedStore(AbstractStore):
         "manual": staged edits go when `push` says so; "auto": by themselves, while the store is
         connected, a moment after they were made (`mountcache.sync.Pushing` says more). What
         upstream has changed meanwhile stays staged then, too.
+    rules
+        What goes for the keys of some patterns alone (`mountcache.sync.Rule`); of those that
+        match, the last that says something of a thing counts.
     clock
         The wall clock, in seconds since 1970.
     event_manager
@@ -119,6 +123,7 @@ class MountedStore(AbstractStore):
         author: str | None = None,
         probe: bool = False,
         push: str | Pushing = "manual",
+        rules: Iterable[Rule] = (),
         clock: Callable[[], float] = time.time,
         event_manager: EventManager | None = None,
     ) -> None:
@@ -130,6 +135,8 @@ class MountedStore(AbstractStore):
         self._author = author or default_author()
         self._may_probe = probe
         self._pushing = pushing_of(push)
+        checked = rules_of(rules, "rules", mount_point)
+        self._rules = Rules(checked) if checked else None
         self._clock = clock
         self._chosen = Options(
             max_age=max_age, offline=check_offline(offline), insists=insist_offline
@@ -148,8 +155,9 @@ class MountedStore(AbstractStore):
     def __reduce__(self) -> tuple[object, ...]:
         # Another process opens both ends for itself; listeners stay here.
         ends = (self.mount_point, self.mount_store, self.backing_store)
+        rules = () if self._rules is None else self._rules.rules
         settings = (self._author, self._may_probe, self._clock, self._chosen, self._pushing)
-        return _again, (ends, *settings)
+        return _again, (ends, *settings, rules)
 
     # -- the two ends --------------------------------------------------------------------
 
@@ -180,7 +188,12 @@ class MountedStore(AbstractStore):
             emit=self._emit,
             may_probe=self._may_probe,
             quiet=self._pushing.quiet,
+            rules=self._rules,
         )
+        rules, point = self._rules, self.mount_point
+        catalog.pins = None if rules is None else lambda key: rules.pins(point + key)
+        catalog.keeps = None if rules is None else lambda key: rules.store(point + key) != "never"
+        apply_rules(mount)
         self._remote_ = Remote(mount)
         self._overlay_ = Overlay(mount, self._remote_)
         self._mount_ = mount
@@ -321,6 +334,7 @@ class MountedStore(AbstractStore):
         view._chosen = replace(
             options,
             max_age=options.max_age if max_age is None else max_age,
+            max_age_insists=options.max_age_insists or max_age is not None,
             offline=options.offline if offline is None else check_offline(offline),
             deadline=options.deadline if deadline is None else deadline,
             fill=options.fill if fill is None else fill,
@@ -334,6 +348,12 @@ class MountedStore(AbstractStore):
         """How calls go about it now."""
         remote = self._remote_
         return self._chosen if remote is None else remote.in_force(self._chosen)
+
+    def _ruled(self, key: str) -> Options:
+        """How calls about one key go about it now, where there are rules."""
+        options = self._options
+        age = None if self._rules is None or options.max_age_insists else self._rules.max_age(key)
+        return options if age is None else replace(options, max_age=age)
 
     def set_offline(self, how: str | None) -> None:
         """Say for all processes of this directory how they work offline, until further notice.
@@ -377,7 +397,9 @@ class MountedStore(AbstractStore):
         if self._mirror is not None:
             self._agree(short)
         try:
-            return (self._overlay_ or self._overlay).value(short, self._options, data=data)
+            return (self._overlay_ or self._overlay).value(
+                short, self._options if self._rules is None else self._ruled(key), data=data
+            )
         except KeyError:
             raise KeyError(key) from None
 
@@ -388,7 +410,9 @@ class MountedStore(AbstractStore):
         if self._mirror is not None:
             self._agree(short)
         try:
-            return (self._overlay_ or self._overlay).data(short, self._options)
+            return (self._overlay_ or self._overlay).data(
+                short, self._options if self._rules is None else self._ruled(key)
+            )
         except KeyError:
             raise KeyError(key) from None
 
@@ -399,7 +423,7 @@ class MountedStore(AbstractStore):
     def warm(self, key: str) -> Value | None:
         """Return the value of `key` if it is here and upstream needs no question; else None."""
         short = self._short(self._check(key))
-        return None if short is None else self._overlay.warm(short, self._options)
+        return None if short is None else self._overlay.warm(short, self._ruled(key))
 
     def get_data(self, key: str) -> io.BufferedIOBase:
         return read_again(lambda: self._data(key))
@@ -410,7 +434,7 @@ class MountedStore(AbstractStore):
             return self.backing_store.get_metadata(key, select)
         self._agree(short)
         try:
-            return select_from(self._overlay.metadata(short, self._options), select)
+            return select_from(self._overlay.metadata(short, self._ruled(key)), select)
         except KeyError:
             raise KeyError(key) from None
 
@@ -1047,8 +1071,9 @@ def _again(
     clock: Callable[[], float],
     options: Options,
     pushing: Pushing,
+    rules: tuple[Rule, ...],
 ) -> MountedStore:
     """Return a store like one of another process."""
-    store = MountedStore(*ends, author=author, probe=probe, clock=clock, push=pushing)
+    store = MountedStore(*ends, author=author, probe=probe, clock=clock, push=pushing, rules=rules)
     store._chosen = options
     return store

@@ -141,8 +141,10 @@ def test_waits_grow_differ_by_key_and_have_an_end() -> None:
 def test_what_belongs_together_waits_for_the_last_of_it_and_for_somebody() -> None:
     edits = [an_edit("a"), an_edit("b", at=200.0), an_edit("c", group=2)]
     assert schedule(edits, 1000.0, Pace(2.0)) == {"a": 202.0, "b": 202.0, "c": 102.0}
-    edits[0] = an_edit("a", held=1)
+    edits[0] = an_edit("a", tries=1, tried=1.0, error=CONFLICT)
     assert schedule(edits, 1000.0, Pace(2.0)) == {"a": None, "b": None, "c": 102.0}
+    edits[0] = an_edit("a", held=1)
+    assert schedule(edits, 1000.0, Pace(2.0)) == {"b": 202.0, "c": 102.0}
 
 
 # -- what goes ----------------------------------------------------------------------------------

@@ -156,6 +156,8 @@ def _tell(edits: Iterable[StagedEdit], now: float, *, pushed: bool) -> None:
             f"{click.style(here, fg=_COLORS[here])}{click.style(there, fg=color)} {key}  "
             f"({one_line(edit.author)}, {ago(now - edit.when)}{size}{held})"
         )
+        if edit.held_why is not None and edit.held_why.startswith("never"):
+            tell(f"   {one_line(edit.held_why)}")
         if edit.in_flight:
             tell("   on its way upstream")
         if edit.error:
@@ -182,6 +184,7 @@ def _document(edit: StagedEdit) -> dict[str, Any]:
         "partner": edit.partner,
         "renamed_from": edit.renamed_from,
         "held": edit.held,
+        "held_why": edit.held_why,
         "in_flight": edit.in_flight,
         "tries": edit.tries,
         "tried": edit.tried,

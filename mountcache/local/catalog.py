@@ -172,6 +172,10 @@ class Catalog:
         self._uses_written = 0.0
         self.pins_to_come: set[str] = set()
         """Keys whose pinned copy turned out to be damaged: the next one is pinned again."""
+        self.pins: Callable[[str], bool] | None = None
+        """Whether the first copy of a key is pinned."""
+        self.keeps: Callable[[str], bool] | None = None
+        """Whether what was pushed stays as a copy."""
         self._create()
         self._size_limit = self._limit_in_force("size_limit", limits.size)
         self._staged_limit = self._limit_in_force("staged_limit", limits.staged)
@@ -509,7 +513,9 @@ class Catalog:
                 used, None if seen is None else seen_text(seen),
             ),
         )  # fmt: skip
-        if clean.key in self.pins_to_come:
+        if clean.key in self.pins_to_come or (
+            old is None and self.pins is not None and self.pins(clean.key)
+        ):
             con.execute("UPDATE copy SET pinned = 1 WHERE key = ?", (clean.key,))
         if old is not None and old.content != content:
             self.content.release(con, [old.content])

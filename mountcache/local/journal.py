@@ -444,7 +444,7 @@ class Journal:
         catalog = self._catalog
         now = catalog.clock()
         used = get_state(con, "used")
-        if op.kind == "del" or altered:
+        if op.kind == "del" or altered or (catalog.keeps is not None and not catalog.keeps(op.key)):
             if row.copy is not None:
                 con.execute("DELETE FROM copy WHERE key = ?", (op.key,))
                 catalog.content.release(con, [row.copy.content])

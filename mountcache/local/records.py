@@ -241,6 +241,8 @@ class StagedEdit:
     """When its last push failed."""
     held: bool = False
     """Whether no push sends it for now."""
+    held_why: str | None = None
+    """What holds it, and what to do."""
     group_name: str | None = None
     """The name of its group; None if it has none."""
     partner: str | None = None

@@ -21,6 +21,7 @@ from mountcache.sync.readiness import Readiness, Wanted, readiness
 from mountcache.sync.report import Conflict, GroupResult, PushReport, PushResult, Side
 from mountcache.sync.residence import Resident, residents, residents_of
 from mountcache.sync.resolving import Resolved, in_conflict, resolve
+from mountcache.sync.rules import Rule
 from mountcache.sync.status import Status, status
 from mountcache.sync.trees import ExportReport, ImportReport, export_tree, import_tree
 from mountcache.sync.unbundle import BundleConflictError, BundleImport, import_bundle
@@ -55,6 +56,7 @@ __all__ = [
     "Resident",
     "Resolved",
     "Room",
+    "Rule",
     "Shown",
     "Side",
     "Status",

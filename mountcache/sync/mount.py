@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Protocol
 
 from mountcache.abc import AbstractReadOnlyStore
 from mountcache.errors import ReadOnlyStoreError
 from mountcache.events import BaseEvent
 from mountcache.local.catalog import Catalog
 from mountcache.local.journal import Journal
+from mountcache.local.records import Edit
 from mountcache.local.staging import Announce, Staging
 from mountcache.locks import Lock
 
-__all__ = ["Counts", "Mount", "Mounted"]
+if TYPE_CHECKING:
+    from mountcache.sync.rules import Rules
+
+__all__ = ["HELD", "Counts", "Mount", "Mounted"]
+
+HELD: Final = "it is held back; `unhold` lets it go"
 
 
 @dataclass(slots=True)
@@ -57,6 +63,8 @@ class Mount:
     """Whether a push may find out by trying what upstream enforces."""
     quiet: float = 2.0
     """Seconds for which an edit rests before a background pusher sends it."""
+    rules: Rules | None = None
+    """What goes for some keys alone; None: nothing."""
     counts: Counts = field(default_factory=Counts)
     probing: Lock = field(default_factory=Lock, compare=False, repr=False)
     """Held by who probes."""
@@ -70,6 +78,22 @@ class Mount:
                 f"{self.frozen} is in force in this store, which gives what it names and changes "
                 f"nothing; open it without a lock for {verb}"
             )
+
+    def edits(self) -> Iterator[Edit]:
+        """Iterate over what is staged, in the order of its making; what a rule holds is held."""
+        edits = self.catalog.edits()
+        return edits if self.rules is None else map(self.ruled, edits)
+
+    def ruled(self, edit: Edit) -> Edit:
+        """Return an edit as it stands under the rules."""
+        if self.rules is None or self.rules.why_unpushed(self.full(edit.key)) is None:
+            return edit
+        return replace(edit, held=1)
+
+    def why_held(self, key: str) -> str:
+        """Return why an edit that is held isn't sent, a key of the catalog."""
+        why = None if self.rules is None else self.rules.why_unpushed(self.full(key))
+        return HELD if why is None else f"never pushed: {why}"
 
     def full(self, key: str) -> str:
         """Return the backing store's name of a key of the catalog."""

@@ -19,6 +19,8 @@ class Options:
 
     max_age: float | None = None
     """Seconds for which a copy is used without asking; None: as upstream says."""
+    max_age_insists: bool = False
+    """Whether `max_age` counts more than a rule."""
     offline: Offline = "auto"
     deadline: float | None = None
     """Seconds that upstream may take to answer one call."""

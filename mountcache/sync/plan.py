@@ -19,7 +19,7 @@ from mountcache.local.records import Edit, StagedEdit
 from mountcache.sync.judge import Theirs, Verdict, judge
 from mountcache.sync.look import Progress, looked_at
 from mountcache.sync.mount import Mount, Mounted
-from mountcache.sync.push import HELD, brake, chosen, named, push_mount, refusing
+from mountcache.sync.push import brake, chosen, named, push_mount, refusing
 from mountcache.sync.report import Conflict, GroupResult, PushReport, PushResult, Side, policy_of
 
 __all__ = ["Action", "Plan", "Step", "apply", "plan", "read_plan"]
@@ -177,14 +177,14 @@ def _action(
     mount: Mount, edit: Edit, theirs: Theirs | StoreError | None, policy: str
 ) -> tuple[Action, str]:
     if edit.held:
-        return "held", HELD
+        return "held", mount.why_held(edit.key)
     if edit.base.kind == "op" or mount.catalog.row(edit.key).op is not None:
         return "unknown", "an earlier push of it has had no answer: the next push asks for that"
     if theirs is None or isinstance(theirs, StoreError):
         return "unknown", str(theirs or "")
     if edit.kind == "del" and edit.partner is not None:
         waits = mount.catalog.row(edit.partner).edit
-        if waits is not None and waits.held:
+        if waits is not None and mount.ruled(waits).held:
             return "wait", f"half of a rename: {mount.full(edit.partner)!r} is held back"
     match judge(edit, theirs):
         case Verdict.DONE:
@@ -276,7 +276,9 @@ def apply(
     for step in plan.steps:
         short = step.key.removeprefix(mount.prefix)
         edit = mount.catalog.row(short).edit
-        if step.action not in _SENT and (edit is None or edit.held or step.action == "wait"):
+        if step.action not in _SENT and (
+            edit is None or mount.ruled(edit).held or step.action == "wait"
+        ):
             results.append(PushResult(step.key, "refused", _unsent(step)))
         elif edit is None:
             results.append(PushResult(step.key, "refused", "nothing is staged for it any more"))

@@ -45,9 +45,8 @@ from mountcache.sync.report import (
 from mountcache.sync.status import staged_edit
 from mountcache.sync.switch import refuse_offline
 
-__all__ = ["HELD", "brake", "chosen", "named", "push", "push_mount", "refusing", "too_many"]
+__all__ = ["brake", "chosen", "named", "push", "push_mount", "refusing", "too_many"]
 
-HELD = "it is held back; `unhold` lets it go"
 _HALVED = "not sent: it belongs to what was refused"
 _EVERY = 0.1
 _MANY_DELETES = 100
@@ -213,7 +212,11 @@ def push_mount(
             for edit in edits
             if edit.group in halved
         ]
-        results += [PushResult(mount.full(each.key), "held", HELD) for each in found if each.held]
+        results += [
+            PushResult(mount.full(each.key), "held", mount.why_held(each.key))
+            for each in found
+            if each.held
+        ]
         results += _unsent(mount, [*(wanted or ()), *filter(None, (marker,))], found)
         edits = [edit for edit in edits if edit.group not in halved]
         run = _Run(mount, sender, len(edits), workers, progress)
@@ -280,9 +283,10 @@ def _unsent(mount: Mount, keys: Iterable[str], edits: Iterable[Edit]) -> list[Pu
 
 def chosen(mount: Mount, keys: Sequence[str] | None) -> list[Edit]:
     if keys is None:
-        return list(mount.catalog.edits())
+        return list(mount.edits())
     rows = (mount.catalog.row(key) for key in dict.fromkeys(keys))
-    return sorted((row.edit for row in rows if row.edit is not None), key=lambda edit: edit.seq)
+    edits = (mount.ruled(row.edit) for row in rows if row.edit is not None)
+    return sorted(edits, key=lambda edit: edit.seq)
 
 
 def _groups(edits: Iterable[Edit]) -> list[list[Edit]]:

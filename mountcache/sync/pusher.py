@@ -202,7 +202,7 @@ class Pusher:
     def _push(self) -> None:
         """Send what is due, and find out when there is more."""
         mount, now = self._mount, self._mount.clock()
-        edits = list(mount.catalog.edits())
+        edits = list(mount.edits())
         there = {(edit.key, edit.seq) for edit in edits}
         self._complained &= there
         self._futile = {each: why for each, why in self._futile.items() if each in there}
@@ -211,7 +211,7 @@ class Pusher:
         going = pace(mount.catalog, self._pushing.quiet)
         self._complain(edits, now, going)
         times = self._times(edits, now, going)
-        due = [edit for edit in edits if (at := times[edit.key]) is not None and at <= now]
+        due = [edit for edit in edits if (at := times.get(edit.key)) is not None and at <= now]
         asks = not self._offline() and read_switch(mount.catalog) != "always"
         self._due = min(
             (at for at in (*times.values(), *self._late(edits)) if at is not None and at > now),
@@ -233,7 +233,7 @@ class Pusher:
                 until = now + again[1] - time.monotonic()
                 groups[edit.group] = max(until, groups.get(edit.group, 0.0))
         for edit in edits:
-            at = times[edit.key]
+            at = times.get(edit.key)
             if at is not None and edit.group in groups:
                 times[edit.key] = max(at, groups[edit.group])
         return times

@@ -64,13 +64,13 @@ def next_try(edit: Edit, now: float, pace: Pace) -> float | None:
 
 
 def schedule(edits: Iterable[Edit], now: float, pace: Pace) -> Mapping[str, float | None]:
-    """Return when each edit is to be sent, by key.
+    """Return when each edit is to be sent, by key; those that are held aren't among them.
 
     What belongs together goes together: when the last of it is ready, and not at all as long as
-    one waits for somebody.
+    one waits for somebody. What is held keeps none of the others, as in a push by hand.
     """
     groups: dict[int, float | None] = {}
-    members = [(edit.key, edit.group, next_try(edit, now, pace)) for edit in edits]
+    members = [(edit.key, edit.group, next_try(edit, now, pace)) for edit in edits if not edit.held]
     for _, group, due in members:
         before = groups.get(group, 0.0)
         groups[group] = None if due is None or before is None else max(due, before)

@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from mountcache.abc import Facts, SupportsRanges, Value, facts_of
@@ -67,13 +68,20 @@ class Source:
         self.key = row.key
         self.name = mount.full(row.key)
         self.promise = promise
-        self.facts: Facts = facts_of(value)
+        self.facts: Facts = self._ruled(facts_of(value))
         self._value = value
         self._stream: Any = None
         self._used = False
         self._taking = threading.RLock()
         self._pid = os.getpid()
         self._gives_parts = isinstance(mount.backing, SupportsRanges)
+
+    def _ruled(self, facts: Facts) -> Facts:
+        """Return facts with what a rule says of keeping."""
+        rules = self.mount.rules
+        if rules is None or (said := rules.store(self.name)) == "auto":
+            return facts
+        return replace(facts, storable=said == "always")
 
     @property
     def version(self) -> str | None:
@@ -144,7 +152,7 @@ class Source:
             return
         named = self.version
         self._stream = self._value.data
-        self.facts = facts_of(self._value)
+        self.facts = self._ruled(facts_of(self._value))
         if named is not None and self.version != named:
             self.let_go()
             raise self.changed()

@@ -63,7 +63,7 @@ def status(
         matches = matcher({}, pattern)
         found = {key: edit for key, edit in found.items() if matches(key, {})}
     if remote:
-        rows = [edit for edit in mount.catalog.edits() if mount.full(edit.key) in found]
+        rows = [edit for edit in mount.edits() if mount.full(edit.key) in found]
         sights = looked_at(mount, rows)
         for edit in rows:
             key = mount.full(edit.key)
@@ -81,8 +81,8 @@ def staged(mount: Mount) -> Iterator[StagedEdit]:
     in_flight = {op.key for op in mount.catalog.ops()}
     names = mount.catalog.group_names()
     renamed = mount.catalog.renamed()
-    times = schedule(mount.catalog.edits(), mount.clock(), pace(mount.catalog, mount.quiet))
-    for edit in mount.catalog.edits():
+    times = schedule(mount.edits(), mount.clock(), pace(mount.catalog, mount.quiet))
+    for edit in mount.edits():
         shown = staged_edit(mount, edit, names.get(edit.group), in_flight=edit.key in in_flight)
         old = renamed.get(edit.key)
         yield replace(
@@ -115,6 +115,7 @@ def staged_edit(
         upstream=_upstream(mount.catalog.row(edit.key), edit),
         tried=edit.tried,
         held=bool(edit.held),
+        held_why=mount.why_held(edit.key) if edit.held else None,
         sha256=edit.sha256,
         meta=edit.meta,
         group_name=name,

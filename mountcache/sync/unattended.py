@@ -126,7 +126,7 @@ def flush(mount: Mount, sender: Sender, timeout: float | None = None) -> None:
     deadline = None if timeout is None else time.monotonic() + timeout
     wait, first = _SOON, True
     while True:
-        left = [edit for edit in mount.catalog.edits() if not edit.held]
+        left = [edit for edit in mount.edits() if not edit.held]
         if not left:
             return
         now = mount.clock()
@@ -147,7 +147,7 @@ def flush(mount: Mount, sender: Sender, timeout: float | None = None) -> None:
                 None,
             )
         first = False
-        before, left = len(left), [e for e in mount.catalog.edits() if not e.held]
+        before, left = len(left), [e for e in mount.edits() if not e.held]
         if not left:
             return
         times = [each for each in _times(mount, left).values() if each is not None]
@@ -166,8 +166,7 @@ def flush(mount: Mount, sender: Sender, timeout: float | None = None) -> None:
 
 def _times(mount: Mount, left: Iterable[Edit]) -> dict[str, float | None]:
     now = pace(mount.catalog, 0.0)
-    # All of a group counts, what is held of it, too.
-    whole = schedule(mount.catalog.edits(), mount.clock(), now)
+    whole = schedule(mount.edits(), mount.clock(), now)
     return {edit.key: whole.get(edit.key) for edit in left}
 
 
