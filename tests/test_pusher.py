@@ -20,6 +20,7 @@ from mountcache.backing.dynamic import DynamicURLStore
 from mountcache.errors import ConfigurationError, NotPushedError, TransactionError
 from mountcache.events import BaseEvent, EventManager, StoreOverdueEvent, StorePushEvent
 from mountcache.local.disk import DiskCacheStore
+from mountcache.local.memory import MemoryStore
 from mountcache.local.records import CONFLICT, REFUSED, UNKNOWN_BASE, Edit
 from mountcache.mounted import MountedStore
 from mountcache.sync import Pushing
@@ -473,3 +474,91 @@ def test_push_by_hand_and_the_pusher_send_nothing_twice(origin: Origin, mount: M
     store.flush(PATIENCE)
     puts = [each.path for each in origin.requests if each.method == "PUT" and "k/" in each.path]
     assert len(puts) == len(set(puts)) == 40
+
+
+def test_wrong_password_is_shown_once_and_then_not_for_minutes(
+    origin: Origin, mount: Mount
+) -> None:
+    store = mount()
+    store.to_bytes("a")
+    heard = Heard(store)
+    origin.fail(1, 401)
+    for number in range(10):
+        store.set(f"k/{number}", StringValue(b"mine", {}))
+    heard.wait(lambda events: any(each.outcome == "blocked" for each in events))
+    until(lambda: all((each.next_try or 0) > time.time() + 100 for each in store.staged()))
+    # A push by hand that gets through shows that it is right again.
+    store.push("k/9")
+    store.flush(PATIENCE)
+    until(lambda: not list(store.staged()))
+
+
+def test_what_upstream_forbids_isnt_tried_again(origin: Origin, mount: Mount) -> None:
+    store = mount()
+    store.to_bytes("a")
+    heard = Heard(store)
+    origin.fail(1, 403)
+    store.set("b", StringValue(b"mine", {}))
+    heard.wait(outcome("b", "blocked"))
+    (edit,) = store.staged()
+    assert (edit.next_try, (edit.error or "").startswith(REFUSED)) == (None, True)
+    store.set("b", StringValue(b"again", {}))
+    heard.wait(outcome("b", "pushed"))
+
+
+def test_killed_pusher_leaves_the_right_to_push_and_nothing_is_sent_twice(
+    origin: Origin, mount: Mount, tmp_path: Path
+) -> None:
+    code = (
+        "import sys, threading\n"
+        "from mountcache import MountedStore, DiskCacheStore, DynamicURLStore\n"
+        "at, url = sys.argv[1:]\n"
+        "store = MountedStore('', DiskCacheStore(at, min_free=0), DynamicURLStore(url + 'keys',"
+        " url + 'query'), push='auto')\nstore.connect(); store.from_bytes('b', b'mine')\n"
+        "print('staged', flush=True); threading.Event().wait()\n"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "here"), origin.url],
+        env=environment(PYTHONPATH=str(ROOT)), stdout=subprocess.PIPE,
+    )  # fmt: skip
+    with running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"staged\n"
+        origin.delay = 3600.0
+        until(lambda: any(each.method == "PUT" for each in origin.requests))
+        running.kill()
+    origin.stop()
+    origin.delay = 0.0
+    origin.start()
+    store = mount()
+    until(lambda: not list(store.staged()))
+    assert origin.store.to_bytes("b") == b"mine"
+    assert [each.what for each in store.log("b")] == ["staged", "pushed"]
+
+
+def test_store_is_closed_in_time_though_upstream_stalls(origin: Origin, mount: Mount) -> None:
+    store = mount()
+    store.to_bytes("a")
+    origin.delay = 3600.0
+    store.set("b", StringValue(b"mine", {}))
+    until(lambda: any(each.method == "PUT" for each in origin.requests))
+    begun = time.monotonic()
+    store.disconnect()
+    assert time.monotonic() - begun < 30
+    assert not [each for each in threading.enumerate() if each.name == "mountcache-pusher"]
+    origin.stop()
+    origin.delay = 0.0
+    origin.start()
+    store = mount(push="manual")
+    assert [each.key for each in store.staged()] == ["b"]
+    store.flush(PATIENCE)
+    assert origin.store.to_bytes("b") == b"mine"
+
+
+def test_store_in_memory_pushes_by_itself_too(origin: Origin) -> None:
+    backing = DynamicURLStore(f"{origin.url}keys", f"{origin.url}query")
+    with MountedStore("", MemoryStore(), backing, push=SOON) as store:
+        heard = Heard(store)
+        store.from_bytes("b", b"mine")
+        heard.wait(outcome("b", "pushed"))
+    assert origin.store.to_bytes("b") == b"mine"

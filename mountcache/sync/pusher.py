@@ -109,6 +109,7 @@ class Pusher:
         """When there is something to do though nothing has changed, by the mount's clock."""
         self._failures = 0
         """How often in a row upstream was out of reach."""
+        self._rests = False
         self._log_then = 0
         """The last record of what happened when upstream was left alone."""
         self._complained: set[tuple[str, int]] = set()
@@ -270,13 +271,13 @@ class Pusher:
     def _reached(self) -> None:
         """Note that upstream answers."""
         if self._failures:
-            self._failures = 0
+            self._failures, self._rests = 0, False
             remember_rest(self._mount.catalog, None)
 
     def _rest(self, reason: str) -> None:
         """Leave upstream alone for a while, the longer the more often that has been so."""
         mount = self._mount
-        first = self._failures == 0 or self._failures == _MANY
+        first, self._rests = not self._rests, True
         self._failures += 1
         until = mount.clock() + backed_off(self._failures, mount.catalog.content.token)
         self._log_then = self._last_record()
