@@ -56,7 +56,7 @@ def config(as_json: bool) -> None:
     tell(one_line(f"# {path}"))
     width = max(map(len, found))
     for name, each in found.items():
-        value = "none" if each["value"] is None else str(each["value"])
+        value = "none" if each["value"] in (None, ()) else str(each["value"])
         tell(one_line(f"{name:<{width}}  {value}  ({each['source']})"))
 
 
