@@ -21,7 +21,7 @@ from mountcache.backing.static import StaticURLStore
 from mountcache.errors import StoreError
 from mountcache.local.disk import DiskCacheStore
 from mountcache.mounted import MountedStore
-from mountcache.sync import PushReport, push, resolve
+from mountcache.sync import PushReport, plan, push, resolve
 from mountcache.sync.report import POLICIES
 from mountcache.testing import Origin
 from tests.command import ROOT
@@ -119,6 +119,19 @@ AFTER: dict[str, Callable[[Mine, Keys], Keys]] = {
     "no data, and my metadata": lambda mine, before: {"": (b"", mine.wanted[""][1])},
     "the new name, and the old one as it was": lambda mine, before: {**before, **mine.wanted},
 }
+
+PLANNED: dict[str, set[str]] = {
+    "sent": {"create", "replace", "metadata", "delete"},
+    "there": {"nothing"},
+    "conflict": {"conflict"},
+    "given up": {"discard"},
+    "both": {"keep both"},
+    "merged": {"replace", "metadata", "merge metadata"},
+    "empty": {"create"},
+    "two names": {"discard"},
+    "half": {"conflict"},
+}
+"""What a plan may call each."""
 
 STAGED: dict[str, Callable[[Mine], set[str]]] = {
     "nothing": lambda mine: set(),
@@ -359,7 +372,10 @@ def test_push_does_what_the_row_says(row: list[str], lab: Lab, store: MountedSto
     for policy, cell in zip(HEAD[2:], row[2:], strict=True):
         key = _key(row, policy, "push")
         before = _staged(store, lab, key, mine, theirs)
-        report = push(store, [key + name for name in _left(store, key)], on_conflict=policy)
+        keys = [key + name for name in _left(store, key)]
+        planned = {step.action for step in plan(store, keys, on_conflict=policy).steps}
+        assert (policy, lab.now(key), _left(store, key)) == (policy, before, STAGED["mine"](mine))
+        report = push(store, keys, on_conflict=policy)
         words = _words(cell, lab.grade)
         assert (policy, _outcome(report, key)) in [(policy, WORDS[word][0]) for word in words]
         _, then, left = WORDS[words[0]]
@@ -369,6 +385,10 @@ def test_push_does_what_the_row_says(row: list[str], lab: Lab, store: MountedSto
         else:
             assert (policy, _data_alone(after)) == (policy, _data_alone(wanted))
         assert (policy, _left(store, key)) == (policy, STAGED[left](mine))
+        # A plan looks at upstream at grade A, too.
+        expected = {action for word in _words(cell, "C") for action in PLANNED[word]}
+        assert planned & expected, (policy, planned)
+        assert row[0] != "deleted" or planned <= {"delete", "nothing", "discard", "conflict"}
         assert {each.grade for each in report.results if each.grade is not None} <= {lab.grade}
 
 

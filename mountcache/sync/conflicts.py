@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import socket
 from dataclasses import dataclass
+from typing import Any
 
 from mountcache.jsonform import normal_form, parse
 from mountcache.local.records import ABSENT_BASE, CONFLICT, BaseOf, Edit
@@ -12,7 +13,7 @@ from mountcache.sync.judge import Theirs, merge_metadata
 from mountcache.sync.mount import Mount
 from mountcache.sync.report import Conflict, Policy, PushResult, Side, policy_of
 
-__all__ = ["Resolution", "conflict_of", "resolve"]
+__all__ = ["Resolution", "conflict_of", "merged_by_name", "resolve"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +132,7 @@ def _keep_both(mount: Mount, conflict: Conflict, edit: Edit) -> Resolution:
 
 
 def _merge(mount: Mount, conflict: Conflict, edit: Edit, theirs: Theirs) -> Resolution:
-    base = edit.base.meta if edit.base.meta is not None else edit.base.entry
-    bytes_agree = edit.kind == "meta" or (
-        theirs.sha256 is not None and theirs.sha256 in (edit.sha256, edit.base.sha256)
-    )
-    if edit.kind == "del" or not theirs.present or base is None or not bytes_agree:
-        return _fail(mount, conflict, edit)
-    merged = merge_metadata(parse(edit.meta), parse(base), parse(theirs.meta))
+    merged = merged_by_name(edit, theirs)
     if merged is None:
         return _fail(mount, conflict, edit)
     if not mount.journal.replace_metadata(edit, normal_form(merged)):
@@ -145,6 +140,17 @@ def _merge(mount: Mount, conflict: Conflict, edit: Edit, theirs: Theirs) -> Reso
     return _rebased(
         mount, mount.catalog.row(edit.key).edit or edit, theirs, "the metadata of both was merged."
     )
+
+
+def merged_by_name(edit: Edit, theirs: Theirs) -> dict[str, Any] | None:
+    """Return the metadata of both sides, None if there is no merging them."""
+    base = edit.base.meta if edit.base.meta is not None else edit.base.entry
+    bytes_agree = edit.kind == "meta" or (
+        theirs.sha256 is not None and theirs.sha256 in (edit.sha256, edit.base.sha256)
+    )
+    if edit.kind == "del" or not theirs.present or base is None or not bytes_agree:
+        return None
+    return merge_metadata(parse(edit.meta), parse(base), parse(theirs.meta))
 
 
 def _when(at: float) -> str:

@@ -16,11 +16,20 @@ from mountcache.abc import SupportsIdentity
 from mountcache.errors import ConfigurationError, StoreError
 from mountcache.jsonform import normal_form, parse
 from mountcache.local.records import Edit, StagedEdit
+from mountcache.sync.conflicts import merged_by_name
 from mountcache.sync.judge import Theirs, Verdict, judge
 from mountcache.sync.look import Progress, looked_at
 from mountcache.sync.mount import Mount, Mounted
 from mountcache.sync.push import brake, chosen, named, push_mount, refusing
-from mountcache.sync.report import Conflict, GroupResult, PushReport, PushResult, Side, policy_of
+from mountcache.sync.report import (
+    POLICIES,
+    Conflict,
+    GroupResult,
+    PushReport,
+    PushResult,
+    Side,
+    policy_of,
+)
 
 __all__ = ["Action", "Plan", "Step", "apply", "plan", "read_plan"]
 
@@ -29,13 +38,6 @@ Action = Literal[
     "conflict", "held", "wait", "refused", "unknown",
 ]  # fmt: skip
 
-_OF_POLICY: Final[Mapping[str, Action]] = {
-    "fail": "conflict",
-    "ours": "replace",
-    "theirs": "discard",
-    "keep-both": "keep both",
-    "merge-metadata": "merge metadata",
-}
 _SENT: Final = frozenset(
     {"create", "replace", "metadata", "delete", "nothing", "discard", "keep both", "merge metadata"}
 )
@@ -195,12 +197,34 @@ def _action(
             what = "upstream isn't what it was made from"
             if not theirs.present:
                 what = "it was deleted upstream"
-            return _OF_POLICY[policy], f"conflict: {what}"
+            return _of_conflict(edit, theirs, policy), f"conflict: {what}"
+    return _sends(edit, theirs), ""
+
+
+def _of_conflict(edit: Edit, theirs: Theirs, policy: str) -> Action:
+    """Return what a policy makes of a conflict; not each has an answer to each."""
+    match policy:
+        case "ours" if edit.kind == "meta" and not theirs.present:
+            return "create"
+        case "ours":
+            return _sends(edit, theirs)
+        case "keep-both" if edit.kind == "put":
+            return "keep both"
+        case "theirs":
+            return "discard"
+        case "keep-both" if edit.kind == "del":
+            return "discard"
+        case "merge-metadata" if merged_by_name(edit, theirs) is not None:
+            return "merge metadata"
+    return "conflict"
+
+
+def _sends(edit: Edit, theirs: Theirs) -> Action:
     if edit.kind == "del":
-        return "delete", ""
+        return "delete"
     if edit.kind == "meta":
-        return "metadata", ""
-    return "replace" if theirs.present else "create", ""
+        return "metadata"
+    return "replace" if theirs.present else "create"
 
 
 def fingerprint(edit: Edit) -> str:
@@ -349,7 +373,7 @@ def read_plan(text: str | bytes) -> Plan:
     if len({step.key for step in made}) != len(made):
         raise ConfigurationError("the plan names a key twice")
     _check(found, {"mount_point": str, "made": float, "policy": str}, "the plan")
-    if found["policy"] not in _OF_POLICY:
+    if found["policy"] not in POLICIES:
         raise ConfigurationError(f"the plan has no policy that is known: {found['policy'][:40]!r}")
     upstream = found.get("upstream")
     if upstream is not None and not isinstance(upstream, str):
