@@ -314,6 +314,10 @@ def _made(
         values[name] = Path(values[name]).expanduser().absolute()
     if "url" not in values:
         raise ConfigurationError(f'{where}: has no url; add one: url = "https://..."')
+    if values.get("rule"):
+        from mountcache.sync.rules import rules_of
+
+        rules_of(values["rule"], where, values.get("mount_point", ""))
     return Settings(**values)
 
 

@@ -313,6 +313,12 @@ def test_rules_of_the_file_are_heeded_and_shown(place: Place, tmp_path: Path) ->
     me("cat", "raw/2")
     assert me("ls", "--pinned").text == "raw/2\n"
     assert "raw/*" in me("config").text
+    text = (tmp_path / "mountcache.toml").read_text()
+    elsewhere = f'mount_point = "pub/"\n{text}'
+    (tmp_path / "other.toml").write_text(elsewhere)
+    other = me("status", "--config", "other.toml")
+    assert other.code == 3
+    assert "other.toml: rule 1: 'raw/*' matches nothing under the mount point" in other.err
     with (tmp_path / "mountcache.toml").open("a") as file:
         file.write('pussh = "never"\n')
     wrong = me("status")

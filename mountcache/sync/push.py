@@ -497,6 +497,9 @@ class _Run:
                 left = catalog.row(edit.key).edit
                 if left is None:
                     return PushResult("", "pushed", "an earlier push of it had arrived")
+                if left.seq != edit.seq:
+                    # Neither a check nor whoever looked at the plan has seen that one.
+                    return PushResult("", "skipped", "it was edited again")
                 edit = left
             result = self._sender.send(edit)
         except ReadOnlyStoreError:
