@@ -272,6 +272,8 @@ def test_command_that_is_soon_over_pushes_nothing_unasked(
     origin: Origin, desk: Callable[[str], Inside]
 ) -> None:
     me = desk('push = "auto"')
+    (config,) = me("config", "--json").documents
+    assert config["settings"]["push"]["value"]["mode"] == "auto"
     me("put", "k", given=b"x")
     assert me("status").code == 1
     assert not origin.store.exists("k")

@@ -312,7 +312,10 @@ def test_rules_of_the_file_are_heeded_and_shown(place: Place, tmp_path: Path) ->
     assert 'never pushed: a rule says so (pattern = "raw/*"' in me("status").text
     me("cat", "raw/2")
     assert me("ls", "--pinned").text == "raw/2\n"
-    assert "raw/*" in me("config").text
+    (config,) = me("config", "--json").documents
+    assert config["settings"]["rule"]["value"] == [
+        {"pattern": "raw/*", "push": "never", "pin": True}
+    ]
     text = (tmp_path / "mountcache.toml").read_text()
     elsewhere = f'mount_point = "pub/"\n{text}'
     (tmp_path / "other.toml").write_text(elsewhere)

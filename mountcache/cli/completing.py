@@ -27,7 +27,7 @@ ARGUMENTS = {
     "get": ("all",), "cat": ("key",), "path": ("key",), "put": ("key or dir", "files"),
     "rm": ("all...",), "mv": ("key", "key"), "cp": ("key", "key"), "status": ("staged",),
     "diff": ("staged...",),
-    "push": ("staged...",), "apply": ("files",), "resolve": ("staged key...",),
+    "push": ("staged...",), "flush": (), "apply": ("files",), "resolve": ("staged key...",),
     "revert": ("staged...",), "undo": ("undone...",), "pull": ("all",), "hold": ("staged...",),
     "unhold": ("staged...",), "log": ("key",), "watch": ("all",), "drop": ("cached...",),
     "pin": ("all...",), "unpin": ("cached...",), "prefetch": ("all...",), "whereis": ("key...",),

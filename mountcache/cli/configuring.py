@@ -88,6 +88,11 @@ def _setting(name: str, settings: Settings, alone: Settings, standard: Settings)
         value = login_of(settings)
     elif name == "limits" and value is not None:
         value = dataclasses.asdict(value)
+    elif name == "push" and value is not None:
+        value = {each: said for each, said in dataclasses.asdict(value).items() if each != "folder"}
+    elif name == "rule":
+        said = [dataclasses.asdict(rule).items() for rule in value]
+        value = [{each: what for each, what in rule if what is not None} for rule in said] or None
     elif isinstance(value, Path):
         value = str(value)
     return {"value": value, "source": source}
