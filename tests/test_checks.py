@@ -171,6 +171,15 @@ def _an_edit(origin: Origin, tmp_path: Path) -> Any:
         return next(store.staged())
 
 
+def test_what_a_command_started_is_killed_with_it(origin: Origin, tmp_path: Path) -> None:
+    line = "sleep 600 & echo $! > child; wait"
+    check = checked_by(PushSettings(check=line, time_limit=1.0, folder=tmp_path))
+    assert check is not None and check(_an_edit(origin, tmp_path)) is not None
+    child = Path("/proc", (tmp_path / "child").read_text().strip(), "cmdline")
+    # Of a zombie nothing is left to read.
+    until(lambda: not child.exists() or not child.read_bytes())
+
+
 def test_what_a_command_leaves_running_keeps_nobody_waiting(origin: Origin, tmp_path: Path) -> None:
     check = checked_by(PushSettings(check="sleep 20 & exit 0", folder=tmp_path))
     assert check is not None
