@@ -666,3 +666,25 @@ with DiskCacheStore(sys.argv[1] + "/store") as store:
         raise AssertionError
 """,
     )
+
+
+def test_what_the_dead_left_is_looked_for_again_if_it_cant_be_told_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "store"
+    with DiskCacheStore(here) as store:
+        store.from_bytes("k", b"1")
+    dead = "0" * 32
+    (here / "live" / dead).touch()
+    left = here / "tmp" / f"{dead}-1"
+    left.write_bytes(b"half")
+    with monkeypatch.context() as patch:
+        patch.setattr(DiskContent, "_flush", lambda self: False)  # the disk is full, say
+        with DiskCacheStore(here) as store:
+            assert store.to_bytes("k") == b"1"
+    assert left.exists()
+    assert (here / "live" / dead).exists()
+    with DiskCacheStore(here):
+        pass
+    assert not left.exists()
+    assert not (here / "live" / dead).exists()

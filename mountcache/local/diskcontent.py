@@ -482,7 +482,7 @@ class DiskContent(DatabaseContent):
         rooms = ["tmp", "partial", *_ROOMS]
         return collect(self.directory, self._token, rooms, self._named, anyway=anyway)
 
-    def _named(self, filenames: set[str]) -> set[str]:
+    def _named(self, filenames: set[str]) -> set[str] | None:
         """Pick the files that a row names; by id where that is quick, else by looking at all.
 
         Those that none names may go at once: whoever let go of them may have done so in a commit
@@ -506,9 +506,7 @@ class DiskContent(DatabaseContent):
         if filenames - named:
             rows = con.execute("SELECT filename FROM Cache WHERE filename IS NOT NULL")
             named |= filenames & {filename for (filename,) in rows}
-        if filenames - named and not self._flush():
-            return filenames
-        return named
+        return named if not filenames - named or self._flush() else None
 
     def before_fork(self) -> None:
         self._turn.acquire()

@@ -227,7 +227,7 @@ def collect(
     directory: Path,
     mine: str,
     rooms: Iterable[str],
-    named: Callable[[set[str]], set[str]],
+    named: Callable[[set[str]], set[str] | None],
     *,
     anyway: bool = True,
 ) -> tuple[int, int]:
@@ -242,7 +242,8 @@ def collect(
     rooms
         Subdirectories to look through.
     named
-        Picks, of some files, those that a row names; a dead process names no more of them.
+        Picks, of some files, those that a row names; a dead process names no more of them. None:
+        that can't be told now, so all stays as it is, the dead too, until the next look.
     anyway
         False to look only if there is one that died since the last look.
 
@@ -258,7 +259,10 @@ def collect(
         found = [token for token in os.listdir(directory / "live") if token in dead]
         if found or anyway:
             left = {f"{room}/{name}" for room in rooms for name in _of_the(dead, directory / room)}
-            left -= named(left)
+            known = named(left)
+            if known is None:
+                return 0, 0
+            left -= known
         for filename in left:
             with suppress(FileNotFoundError):
                 file = (directory / filename).lstat()
