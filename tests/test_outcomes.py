@@ -287,7 +287,10 @@ class Plain(Lab):
         made.rename(self._data.parent / "index.json")
 
 
-@pytest.fixture(scope="module", params=["ours", "foreign", "nginx", "nginx, data alone"])
+SERVERS = ("ours", "foreign", "nginx", "nginx, data alone")
+
+
+@pytest.fixture(scope="module", params=SERVERS)
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     if request.param == "ours":
         with Origin() as origin:
@@ -364,10 +367,25 @@ def _about_metadata(row: list[str]) -> bool:
     )
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[0]}, {row[1]}")
+def _where(wanted: Callable[[list[str]], bool], *, data_alone: bool) -> pytest.MarkDecorator:
+    """Run a test for rows of the table, on each server that tells them apart.
+
+    Parameters
+    ----------
+    data_alone
+        Whether only on servers that keep no metadata, and of rows that are about metadata.
+    """
+    cells = [
+        pytest.param(server, row, id=f"{server}-{row[0]}, {row[1]}")
+        for server in SERVERS
+        for row in ROWS
+        if wanted(row) and (server == SERVERS[-1] and _about_metadata(row)) == data_alone
+    ]
+    return pytest.mark.parametrize(("lab", "row"), cells, indirect=["lab"])
+
+
+@_where(lambda row: True, data_alone=False)
 def test_push_does_what_the_row_says(row: list[str], lab: Lab, store: MountedStore) -> None:
-    if not lab.has_metadata and _about_metadata(row):
-        pytest.skip("tried below")
     mine, theirs = MINE[row[0]], UPSTREAM[row[1]](MINE[row[0]])
     for policy, cell in zip(HEAD[2:], row[2:], strict=True):
         key = _key(row, policy, "push")
@@ -392,14 +410,8 @@ def test_push_does_what_the_row_says(row: list[str], lab: Lab, store: MountedSto
         assert {each.grade for each in report.results if each.grade is not None} <= {lab.grade}
 
 
-@pytest.mark.parametrize(
-    "row",
-    [row for row in ROWS if row[2] == "conflict" and row[0] != "renamed"],
-    ids=lambda row: f"{row[0]}, {row[1]}",
-)
+@_where(lambda row: row[2] == "conflict" and row[0] != "renamed", data_alone=False)
 def test_resolve_and_then_push_ends_the_same(row: list[str], lab: Lab, store: MountedStore) -> None:
-    if not lab.has_metadata and _about_metadata(row):
-        pytest.skip("tried below")
     mine, theirs = MINE[row[0]], UPSTREAM[row[1]](MINE[row[0]])
     for policy, cell in list(zip(HEAD[2:], row[2:], strict=True))[1:]:
         key = _key(row, policy, "resolve")
@@ -419,16 +431,10 @@ def test_resolve_and_then_push_ends_the_same(row: list[str], lab: Lab, store: Mo
         assert (policy, _left(store, key)) == (policy, STAGED[left](mine))
 
 
-@pytest.mark.parametrize(
-    "row",
-    [row for row in ROWS if _about_metadata(row) and row[1] != "gone"],
-    ids=lambda row: f"{row[0]}, {row[1]}",
-)
+@_where(lambda row: row[1] != "gone", data_alone=True)
 def test_metadata_are_in_no_conflict_where_there_are_none(
     row: list[str], lab: Lab, store: MountedStore
 ) -> None:
-    if lab.has_metadata:
-        pytest.skip("of servers that keep data alone")
     mine, theirs = MINE[row[0]], UPSTREAM[row[1]](MINE[row[0]])
     for policy in HEAD[2:]:
         key = _key(row, policy, "alone")

@@ -125,6 +125,8 @@ def flush(mount: Mount, sender: Sender, timeout: float | None = None) -> None:
     stop = stopper() or threading.Event()
     deadline = None if timeout is None else time.monotonic() + timeout
     wait, first = _SOON, True
+    error: StoreUnavailableError | None = None
+
     while True:
         left = [edit for edit in mount.edits() if not edit.held]
         if not left:
@@ -134,7 +136,6 @@ def flush(mount: Mount, sender: Sender, timeout: float | None = None) -> None:
         due = _due(mount, left, float("inf") if first else now)
         if read_pause(mount.catalog) is not None:
             raise _left(mount, left, "pushing is paused; `mountcache push --resume` ends that")
-        error: StoreUnavailableError | None = None
         if due:
             try:
                 report = sender.send(due)
@@ -142,10 +143,11 @@ def flush(mount: Mount, sender: Sender, timeout: float | None = None) -> None:
                 report = PushReport()  # another process is at it
             except StoreUnavailableError as unavailable:
                 raise _left(mount, left, str(unavailable)) from unavailable
-            error = next(
-                (r.error for r in report.results if isinstance(r.error, StoreUnavailableError)),
-                None,
-            )
+            if report.results:
+                error = next(
+                    (r.error for r in report.results if isinstance(r.error, StoreUnavailableError)),
+                    None,
+                )
         first = False
         before, left = len(left), [e for e in mount.edits() if not e.held]
         if not left:
