@@ -438,10 +438,13 @@ def test_database_restored_in_its_place_is_another_incarnation(store: Path) -> N
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
 AS_NOBODY = """
-import os, sys, io
+import importlib, io, os, pkgutil, sys
+import mountcache.local
 from mountcache.errors import *
 from mountcache.local.disk import DiskCacheStore
 from tests.local_parts import LARGE, SMALL
+for module in pkgutil.iter_modules(mountcache.local.__path__, "mountcache.local."):
+    importlib.import_module(module.name)  # nobody may not be allowed to read them
 path = sys.argv[1]
 os.chdir("/")
 os.setgroups([])
