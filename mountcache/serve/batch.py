@@ -202,6 +202,7 @@ def apply_batch(store: Served, operations: list[Operation]) -> tuple[list[dict[s
 def _apply_all(store: Served, operations: list[Operation]) -> tuple[list[dict[str, Any]], bool]:
     results: list[dict[str, Any]] = []
     replayed = 0
+    version: Base
     try:
         with store.transaction("batch"):
             for each in operations:
@@ -209,11 +210,12 @@ def _apply_all(store: Served, operations: list[Operation]) -> tuple[list[dict[st
                 if pushed is None:
                     # A read inside the transaction is compared again at its commit.
                     store.exists(each.key)
-                    _apply(store, each)
-                    version = None if each.op == "delete" else store.version_of(each.key)
-                else:
+                    pushed = _apply(store, each)
+                if pushed.replayed:  # before, or by a repeat of this while it was looked for
                     _refuse_another(each, pushed)
                     version, replayed = pushed.version, replayed + 1
+                else:
+                    version = None if each.op == "delete" else store.version_of(each.key)
                 results.append({"key": each.key, "version": version})
     except ConflictError as error:
         problem = conflict(error.key, error.expected, error.found)
@@ -235,19 +237,19 @@ def _refuse_another(each: Operation, pushed: Pushed) -> None:
         raise operation_reused(each.key)
 
 
-def _apply(store: Served, each: Operation) -> None:
+def _apply(store: Served, each: Operation) -> Pushed:
     match each.op:
         case "put" if each.uploaded and each.sha256 is not None:
             with arrived(store, each.sha256, {}) as data:
-                _put(store, each, data)
+                return _put(store, each, data)
         case "put":
-            _put(store, each, io.BytesIO(each.data or b""))
+            return _put(store, each, io.BytesIO(each.data or b""))
         case "put-metadata":
-            store.set_metadata_if(each.key, each.metadata or {}, each.base, each.op_id)
+            return store.set_metadata_if(each.key, each.metadata or {}, each.base, each.op_id)
         case "delete":
-            store.delete_if(each.key, each.base, each.op_id)
+            return store.delete_if(each.key, each.base, each.op_id)
 
 
-def _put(store: Served, each: Operation, data: Readable) -> None:
+def _put(store: Served, each: Operation, data: Readable) -> Pushed:
     parts = frozenset({"data"} if each.metadata is None else {"data", "metadata"})
-    store.set_if(each.key, (data, each.metadata or {}), each.base, each.op_id, parts=parts)
+    return store.set_if(each.key, (data, each.metadata or {}), each.base, each.op_id, parts=parts)
