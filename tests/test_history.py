@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,9 @@ from mountcache.errors import (
 )
 from mountcache.local import history, listing
 from mountcache.local.backup import backup, restore
+from mountcache.local.records import Op
 from mountcache.serve import Origin
+from mountcache.sync.send import Sender
 from tests.local_parts import script
 
 
@@ -96,6 +99,27 @@ def test_conflict_and_how_it_was_resolved_are_logged(
     _, failed, resolved, _ = store.log("a")
     assert "both sides changed it" in failed.note
     assert resolved.note == "mine replaced upstream's version."
+
+
+def test_push_is_of_who_made_what_was_sent(
+    store: MountedStore, repository: DiskCacheStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = Sender._request
+
+    def slow(self: Sender, op: Op, *rest: Any) -> Any:
+        ben = MountedStore("", store.mount_store, store.backing_store, author="ben")
+        ben.from_bytes("a", b"ben's, meanwhile")
+        return request(self, op, *rest)
+
+    store.from_bytes("a", b"ada's")
+    with monkeypatch.context() as patch:
+        patch.setattr(Sender, "_request", slow)
+        sync.push(store)
+    assert [(each.what, each.author) for each in store.log("a")] == [
+        ("staged", "ada"), ("staged", "ben"), ("pushed", None),
+    ]  # fmt: skip
+    sync.push(store)
+    assert list(store.log("a"))[-1].author == "ben"
 
 
 @pytest.mark.parametrize(

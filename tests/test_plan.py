@@ -213,6 +213,17 @@ def test_plan_of_another_upstream_is_refused(
             sync.apply(there, plan)
 
 
+def test_step_outside_the_mount_point_is_refused(tmp_path: Path, origin: Origin) -> None:
+    backing = DynamicURLStore(f"{origin.url}keys", f"{origin.url}query")
+    with MountedStore("in/", DiskCacheStore(tmp_path / "in"), backing) as store:
+        store.from_bytes("in/a", b"mine")
+        plan = sync.plan(store)
+        (step,) = plan.steps
+        outside = type(step)(**{**_as_dict(step), "key": "a"})
+        report = sync.apply(store, type(plan)(**{**_as_dict(plan), "steps": (outside, step)}))
+        assert outcomes(report) == {"a": "refused", "in/a": "pushed"}
+
+
 def _as_dict(record: Any) -> dict[str, Any]:
     return {name: getattr(record, name) for name in record.__dataclass_fields__}
 

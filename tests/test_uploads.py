@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import random
 import subprocess
@@ -22,6 +23,7 @@ from mountcache.backing.uploads import UPLOAD_FROM
 from mountcache.local import uploads
 from mountcache.local.disk import DiskCacheStore
 from mountcache.local.memory import MemoryStore
+from mountcache.local.uploads import Uploads
 from mountcache.mounted import MountedStore
 from mountcache.serve import Origin, OriginProcess
 from mountcache.values import StringValue
@@ -391,3 +393,14 @@ def test_the_same_large_bytes_under_two_keys_are_one_change(
     report = sync.push(store)
     assert [(group.outcome, group.together) for group in report.groups] == [("complete", True)]
     assert repository.to_bytes("one") == repository.to_bytes("two") == DATA
+
+
+def test_nothing_is_remembered_of_uploads_that_were_taken_over(tmp_path: Path) -> None:
+    uploads = Uploads(tmp_path / "uploads", lambda: 2**50)
+    for number in range(3):
+        data = b"%d" % number * 1000
+        sha256 = hashlib.sha256(data).hexdigest()
+        uploads.append(sha256, len(data), 0, io.BytesIO(data))
+        (tmp_path / "uploads" / f"{sha256}.{len(data)}").rename(tmp_path / str(number))
+    assert uploads.find("0" * 64) is None
+    assert uploads._hashes == {}

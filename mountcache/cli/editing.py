@@ -272,7 +272,8 @@ def revert(words: tuple[str, ...], group: str | None, exact: bool, as_json: bool
         )  # fmt: skip
         if group is not None:
             keys = in_group(store, group, keys if words else None)
-        done: list[str] = []
+        asked = set(keys)
+        done: dict[str, None] = {}
         for key in keys:
             if key in done:
                 continue
@@ -281,12 +282,12 @@ def revert(words: tuple[str, ...], group: str | None, exact: bool, as_json: bool
                     reverted = store.revert(key)
                 except KeyError as error:
                     raise _nothing_staged(store, key, error) from None
-            done += reverted
+            done |= dict.fromkeys(reverted)
             for each in reverted:
                 if as_json:
-                    show({"key": each, "asked": each in keys})
+                    show({"key": each, "asked": each in asked})
                 else:
-                    also = "" if each in keys else f" (the other half of the renaming of {key})"
+                    also = "" if each in asked else f" (the other half of the renaming of {key})"
                     tell(one_line(f"reverted {each}{also}"))
         if not as_json and any(store.taken(key) for key in done):
             note("`mountcache undo KEY` has a reverted edit back, for 14 days")

@@ -158,9 +158,10 @@ def apply(ctx: click.Context, file: str, allow_blind: bool, workers: int, as_jso
     from mountcache.cli.flushing import commands
     from mountcache.sync import apply as do
     from mountcache.sync import read_plan
+    from mountcache.sync.plan import LARGEST
 
     with click.open_file(file, "rb") as stream:
-        made = read_plan(stream.read())
+        made = read_plan(stream.read(LARGEST + 1))
     with opened() as store, progress("apply") as step, _interruptible(store) as stop:
         report = do(
             store, made, workers=workers, progress=step, allow_blind=allow_blind, **commands()
@@ -191,10 +192,11 @@ def _show_plan(made: Plan, file: str | None, *, as_json: bool) -> Code:
         return Code.CONFLICT if made.conflicts else Code.DONE
     if file is not None:
         write_whole(file, made.to_json())
+    color = {"conflict": "red", "delete": "red", "create": "green", "replace": "yellow"}
+    widest = max((len(step.action) for step in made.steps), default=0)
     for step in made.steps:
         size = "" if step.size is None else f", {amount(step.size)}"
-        color = {"conflict": "red", "delete": "red", "create": "green", "replace": "yellow"}
-        action = click.style(f"{step.action:<{_widest(made)}}", fg=color.get(step.action))
+        action = click.style(f"{step.action:<{widest}}", fg=color.get(step.action))
         tell(f"{action}  {one_line(step.key)}  ({one_line(step.author)}{size})")
         if step.message:
             tell(f"   {one_line(step.message)}")
@@ -209,10 +211,6 @@ def _show_plan(made: Plan, file: str | None, *, as_json: bool) -> Code:
     elif made.steps:
         note("nothing was sent; next: `mountcache push`")
     return Code.CONFLICT if made.conflicts else Code.DONE
-
-
-def _widest(made: Plan) -> int:
-    return max(len(step.action) for step in made.steps)
 
 
 def _interruptible(store: MountedStore) -> AbstractContextManager[threading.Event]:
@@ -292,12 +290,12 @@ def _next(report: PushReport) -> str:
 
 def in_group(store: MountedStore, group: str, named: list[str] | None = None) -> list[str]:
     """Return the staged keys of a group, those of them that are `named` if any are."""
-    keys = [edit.key for edit in store.staged() if edit.group_name == group]
+    keys = {edit.key: None for edit in store.staged() if edit.group_name == group}
     if not keys:
         raise NoSuchKeyError(
             f"nothing is staged in a group named {group!r}; `mountcache status` shows the groups"
         )
-    return keys if named is None else [key for key in keys if key in named]
+    return list(keys if named is None else (key for key in named if key in keys))
 
 
 def staged_ones(store: MountedStore, words: Iterable[str], *, exact: bool) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -126,14 +125,14 @@ def ago(seconds: float) -> str:
 
 def _tell_all(found: Status, *, pushed: bool) -> None:
     now = time.time()
-    members = {edit.group: 0 for edit in found.edits}
+    groups: dict[int, list[StagedEdit]] = {}
     for edit in found.edits:
-        members[edit.group] += 1
+        groups.setdefault(edit.group, []).append(edit)
     # The lone ones first; a group is one because of its name, or because it has several.
-    together = [edit for edit in found.edits if edit.group_name or members[edit.group] > 1]
-    _tell([edit for edit in found.edits if edit not in together], now, pushed=pushed)
-    for _, group in groupby(sorted(together, key=lambda each: each.group), lambda e: e.group):
-        edits = list(group)
+    together = [each for each in groups.values() if each[0].group_name or len(each) > 1]
+    named = {each[0].group for each in together}
+    _tell((edit for edit in found.edits if edit.group not in named), now, pushed=pushed)
+    for edits in together:
         told = [edits[0].group_name or "", *dict.fromkeys(e.notes for e in edits if e.notes)]
         name = ": ".join(filter(None, (told[0], "; ".join(told[1:])))) or "together"
         tell(click.style(one_line(name), bold=True))

@@ -179,11 +179,8 @@ class Journal:
         with self._catalog.content.write() as con:
             for op, settled in done:
                 self._applied(con, op, settled, masked=masked, lags=lags, altered=altered)
-            # Looked for once: no index leads to them.
-            sent = {op.key for op, _ in done if op.kind != "del"}
-            waiting = con.execute("SELECT partner FROM edit WHERE partner IS NOT NULL").fetchall()
-            for partner in sent & {each for (each,) in waiting}:
-                self._staging.pass_on(con, partner, None)
+                if op.kind != "del":
+                    self._staging.pass_on(con, op.key, None)
         for op, _ in done:
             self._catalog.forget_handed(op.key)
 
@@ -223,7 +220,7 @@ class Journal:
         history.record(
             con, catalog.clock(), "pushed", op.key, kind=op.kind, size=op.size,
             version=settled.version, grade=settled.grade,
-            author=row.edit.author if row.edit is not None else None,
+            author=_author_of(row.edit, op),
             note="stored differently" if altered else "",
         )  # fmt: skip
 
@@ -474,6 +471,11 @@ class Journal:
             " WHERE key = ?",
             (version, validators, meta, copy.key),
         )
+
+
+def _author_of(edit: Edit | None, op: Op) -> str | None:
+    """Return who made what was sent; None if an edit made since has taken its place."""
+    return edit.author if edit is not None and edit.seq == op.edit_seq else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,6 +120,9 @@ class Uploads:
                     self._forget(path)
                 else:
                     found.append(Upload(named[1], int(named[2]), seen.st_size))
+        there = {self._path(each) for each in found}
+        for path in [each for each in tuple(self._hashes) if each not in there]:
+            self._hashes.pop(path, None)  # a store has taken it over
         return found
 
     def collect(self) -> None:

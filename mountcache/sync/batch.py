@@ -27,10 +27,10 @@ from mountcache.local.journal import EditedMeanwhileError, Settled
 from mountcache.local.records import BaseOf, Edit, Op
 from mountcache.local.value import Snapshot
 from mountcache.sync.conflicts import conflict_of, resolve
-from mountcache.sync.judge import Theirs, Verdict, judge
+from mountcache.sync.judge import Theirs, Verdict, base_of, judge
 from mountcache.sync.look import look
 from mountcache.sync.report import ARRIVED, Outcome, PushResult
-from mountcache.sync.send import Sender, base_of, unbased
+from mountcache.sync.send import Sender, unbased
 
 __all__ = ["GroupSender", "Together"]
 

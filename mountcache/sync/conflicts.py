@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mountcache.jsonform import normal_form, parse
-from mountcache.local.records import ABSENT_BASE, CONFLICT, BaseOf, Edit
-from mountcache.sync.judge import Theirs, merge_metadata
+from mountcache.local.records import CONFLICT, Edit
+from mountcache.sync.judge import Theirs, base_of, merge_metadata
 from mountcache.sync.mount import Mount
 from mountcache.sync.report import Conflict, Policy, PushResult, Side, policy_of
 
@@ -92,13 +92,7 @@ def _ours(mount: Mount, edit: Edit, theirs: Theirs) -> Resolution:
 
 def _rebased(mount: Mount, edit: Edit, theirs: Theirs, message: str) -> Resolution:
     """Send the edit against exactly the version that the conflict named."""
-    if not theirs.present:
-        base = ABSENT_BASE
-    elif theirs.version is not None:
-        base = BaseOf("version", theirs.version, theirs.sha256, theirs.meta)
-    else:
-        base = BaseOf("digest", None, theirs.sha256, theirs.meta)
-    mount.journal.rebase(edit, base, message)
+    mount.journal.rebase(edit, base_of(theirs), message)
     return _resend(mount, edit, message)
 
 

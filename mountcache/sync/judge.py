@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from mountcache.abc import ABSENT, Base
 from mountcache.jsonform import normal_form, parse
-from mountcache.local.records import BaseOf, Edit, Op
+from mountcache.local.records import ABSENT_BASE, BaseOf, Edit, Op
 
-__all__ = ["Theirs", "Verdict", "against_base", "judge", "merge_metadata"]
+__all__ = ["Theirs", "Verdict", "against_base", "base_of", "judge", "merge_metadata"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,15 @@ class Theirs:
     def as_base(self) -> Base:
         """What a conditional write that replaces exactly this is given."""
         return self.version if self.present else ABSENT
+
+
+def base_of(theirs: Theirs) -> BaseOf:
+    """Return the base that says: exactly what upstream shows now."""
+    if not theirs.present:
+        return ABSENT_BASE
+    if theirs.version is not None:
+        return BaseOf("version", theirs.version, theirs.sha256, theirs.meta)
+    return BaseOf("digest", None, theirs.sha256, theirs.meta)
 
 
 class Verdict(Enum):

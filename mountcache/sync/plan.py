@@ -31,7 +31,7 @@ from mountcache.sync.report import (
     policy_of,
 )
 
-__all__ = ["Action", "Plan", "Step", "apply", "plan", "read_plan"]
+__all__ = ["LARGEST", "Action", "Plan", "Step", "apply", "plan", "read_plan"]
 
 Action = Literal[
     "create", "replace", "metadata", "delete", "nothing", "discard", "keep both", "merge metadata",
@@ -42,7 +42,7 @@ _SENT: Final = frozenset(
     {"create", "replace", "metadata", "delete", "nothing", "discard", "keep both", "merge metadata"}
 )
 _VERSION: Final = 1
-_LARGEST: Final = 256 * 2**20
+LARGEST: Final = 256 * 2**20
 """Bytes of a plan that is read: it names up to a million keys."""
 
 
@@ -298,6 +298,9 @@ def apply(
     results: list[PushResult] = []
     groups: tuple[GroupResult, ...] = ()
     for step in plan.steps:
+        if not step.key.startswith(mount.prefix):
+            results.append(PushResult(step.key, "refused", "it lies outside the mount point"))
+            continue
         short = step.key.removeprefix(mount.prefix)
         edit = mount.catalog.row(short).edit
         if step.action not in _SENT and (
@@ -353,8 +356,8 @@ def read_plan(text: str | bytes) -> Plan:
     ConfigurationError
         If it isn't one.
     """
-    if len(text) > _LARGEST:
-        raise ConfigurationError(f"this is no plan: it is larger than {_LARGEST:,} bytes")
+    if len(text) > LARGEST:
+        raise ConfigurationError(f"this is no plan: it is larger than {LARGEST:,} bytes")
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -92,8 +92,9 @@ def pull(
 
 def _pulled(store: Mounted, pattern: str, workers: int, progress: Progress | None) -> PullReport:
     mount = store.mount
-    rows = list(_copies(mount, pattern))  # before: what is gone by now is told
+    keys = list(_copies(mount, pattern))  # before: what is gone by now is told
     store.update_index()
+    rows = (mount.catalog.row(key) for key in keys)
     updated: list[str] = []
     gone: list[str] = []
     failed: dict[str, str] = {}
@@ -110,29 +111,29 @@ def _pulled(store: Mounted, pattern: str, workers: int, progress: Progress | Non
         elif came.size is not None:
             updated.append(key)
             size += came.size
-        if progress is not None and (time.monotonic() - told >= _EVERY or done == len(rows)):
+        if progress is not None and (time.monotonic() - told >= _EVERY or done == len(keys)):
             told = time.monotonic()
-            progress(done, len(rows), key)
-    if rows and unavailable == len(rows):
+            progress(done, len(keys), key)
+    if keys and unavailable == len(keys):
         raise StoreUnavailableError(next(iter(failed.values())))
     edits = status(store, pattern, remote=True).edits
     behind = tuple(e.key for e in edits if e.in_conflict or e.upstream in ("changed", "gone"))
-    current = len(rows) - len(updated) - len(gone) - len(failed)
+    current = len(keys) - len(updated) - len(gone) - len(failed)
     return PullReport(tuple(sorted(updated)), tuple(sorted(gone)), current, size, behind, failed)
 
 
-def _copies(mount: Mount, pattern: str) -> Iterator[Row]:
+def _copies(mount: Mount, pattern: str) -> Iterator[str]:
+    """Iterate over the keys of the catalog that have a copy and are in the merged view."""
     matches = matcher({}, pattern)
     for key in mount.catalog.copies():
         if matches(mount.full(key), {}):
             row = mount.catalog.row(key)
             if row.copy is not None and row.edit is None and merged_meta(row) is not None:
-                yield row
+                yield key
 
 
 def _one(mount: Mount, row: Row) -> Came:
     """Ask after one copy; fetch it anew if upstream has another."""
-    row = mount.catalog.row(row.key)
     copy, entry = row.copy, row.entry
     if copy is None or row.edit is not None:
         return Came(row, size=None)  # dropped, or edited, meanwhile

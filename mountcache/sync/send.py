@@ -35,10 +35,10 @@ from mountcache.errors import (
 )
 from mountcache.jsonform import parse
 from mountcache.local.journal import Settled
-from mountcache.local.records import ABSENT_BASE, BaseOf, Edit, Op
+from mountcache.local.records import BaseOf, Edit, Op
 from mountcache.local.value import Snapshot
 from mountcache.sync.conflicts import Resolution, conflict_of, resolve
-from mountcache.sync.judge import Theirs, Verdict, judge
+from mountcache.sync.judge import Theirs, Verdict, base_of, judge
 from mountcache.sync.look import look
 from mountcache.sync.mount import Mount
 from mountcache.sync.report import Policy, PushResult
@@ -46,7 +46,7 @@ from mountcache.sync.report import Policy, PushResult
 if TYPE_CHECKING:
     from mountcache.abc import Value
 
-__all__ = ["Sender", "base_of", "unbased"]
+__all__ = ["Sender", "unbased"]
 
 _ROUNDS = 4
 _DATA = frozenset({"data"})
@@ -410,15 +410,6 @@ def _meta_of(op: Op, theirs: Theirs) -> str:
 
 def _parts(verdict: Verdict) -> frozenset[str]:
     return {Verdict.SEND_DATA: _DATA, Verdict.SEND_METADATA: _METADATA}.get(verdict, _BOTH)
-
-
-def base_of(theirs: Theirs) -> BaseOf:
-    """Return the base that says: exactly what upstream shows now."""
-    if not theirs.present:
-        return ABSENT_BASE
-    if theirs.version is not None:
-        return BaseOf("version", theirs.version, theirs.sha256, theirs.meta)
-    return BaseOf("digest", None, theirs.sha256, theirs.meta)
 
 
 def unbased(theirs: Theirs) -> str:
