@@ -776,7 +776,10 @@ class MountedStore(AbstractStore):
         What was staged, reverted, resolved and pushed, and what is known to have changed
         upstream. The last 100,000 records are kept.
         """
-        return history.of_mount(self.mount, 0, None if key is None else self._mine(key))
+        short = None if key is None else self._short(self._check(key))
+        if key is not None and short is None:
+            return iter(())  # of what lies outside the mount point nothing is recorded
+        return history.of_mount(self.mount, 0, short)
 
     def changes(self, since: str | None = None) -> tuple[list[Logged], str]:
         """Return what happened since a moment, by any process, and the token of this one.

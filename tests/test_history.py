@@ -137,6 +137,14 @@ def test_other_ways_to_resolve_are_logged(
     assert (found.what, found.note[: len(note)]) == (expected, note)
 
 
+def test_nothing_is_logged_of_what_lies_outside(tmp_path: Path, origin: Origin) -> None:
+    backing = DynamicURLStore(f"{origin.url}keys", f"{origin.url}query")
+    with MountedStore("in/", DiskCacheStore(tmp_path / "in"), backing) as store:
+        store.from_bytes("in/a", b"")
+        assert told(store, "in/a") == [("staged", "in/a", "put")]
+        assert told(store, "a") == []
+
+
 def test_what_is_taken_back_isnt_logged(store: MountedStore) -> None:
     with pytest.raises(RuntimeError), store.transaction("half"):
         store.from_bytes("a", b"mine")
