@@ -693,10 +693,7 @@ class MountedStore(AbstractStore):
         """
         mine, theirs = self._mine(old), self._mine(new)
         with self.transaction(f"Renaming {old} to {new}"):
-            if self.exists(new):
-                raise ConflictError(f"{new!r} is there already; delete it first", key=new)
-            like = self._with_bytes(mine, old)
-            self.mount.staging.write_content(theirs, self._announce(theirs), like)
+            self._stage_under(theirs, new, mine, old)
             self.mount.staging.delete(mine, self._announce(mine), partner=theirs)
 
     def cp(self, old: str, new: str) -> None:
@@ -711,10 +708,14 @@ class MountedStore(AbstractStore):
         """
         mine, theirs = self._mine(old), self._mine(new)
         with self.transaction(f"Copying {old} to {new}"):
-            if self.exists(new):
-                raise ConflictError(f"{new!r} is there already; delete it first", key=new)
-            like = self._with_bytes(mine, old)
-            self.mount.staging.write_content(theirs, self._announce(theirs), like)
+            self._stage_under(theirs, new, mine, old)
+
+    def _stage_under(self, theirs: str, new: str, mine: str, old: str) -> None:
+        """Stage what a key has under another name, inside a transaction."""
+        if self.exists(new):
+            raise ConflictError(f"{new!r} is there already; delete it first", key=new)
+        like = self._with_bytes(mine, old)
+        self.mount.staging.write_content(theirs, self._announce(theirs), like)
 
     def _with_bytes(self, short: str, key: str) -> Edit:
         """Return a key as an edit whose bytes are in the store for good."""
