@@ -229,6 +229,11 @@ class AsyncMountedStore:
         """Whether `connect` was called last, rather than `disconnect`."""
         return self.blocking.is_connected()
 
+    @property
+    def user_tag(self) -> str | None:
+        """The name under which upstream's permissions know the user; None if it has none."""
+        return self.blocking.user_tag
+
     def is_offline(self) -> bool:
         """Whether upstream is left alone now."""
         return self.blocking.is_offline()
@@ -278,6 +283,7 @@ class AsyncMountedStore:
     get_data = _stream(MountedStore.get_data)
     get_data_range = _stream(MountedStore.get_data_range)
     get_metadata = _read(MountedStore.get_metadata)
+    get_permissions = _read(MountedStore.get_permissions)
     exists = _read(MountedStore.exists)
     to_bytes = _read(MountedStore.to_bytes)
     to_file = _change(MountedStore.to_file)
@@ -412,6 +418,8 @@ class AsyncMountedStore:
 
     set_metadata = _change(MountedStore.set_metadata)
     update_metadata = _change(MountedStore.update_metadata)
+    set_permissions = _change(MountedStore.set_permissions)
+    update_permissions = _change(MountedStore.update_permissions)
     multiset_metadata = _change(MountedStore.multiset_metadata)
     multiupdate_metadata = _change(MountedStore.multiupdate_metadata)
     from_file = _change(MountedStore.from_file)

@@ -35,6 +35,7 @@ __all__ = [
     "SupportsIndex",
     "SupportsLock",
     "SupportsPace",
+    "SupportsPermissions",
     "SupportsProbing",
     "SupportsRanges",
     "SupportsRevalidation",
@@ -261,6 +262,17 @@ class SupportsConditionalWrite(Protocol):
 
     def delete_if(self, key: str, base: Base, op_id: str) -> Pushed:
         """Delete the key. KeyError if it isn't there."""
+
+
+@runtime_checkable
+class SupportsPermissions(Protocol):
+    """A store that keeps permissions beside data and metadata."""
+
+    def get_permissions(self, key: str) -> dict[str, Any]:
+        """Return the permissions of a key; KeyError if it isn't there."""
+
+    def set_permissions(self, key: str, permissions: Mapping[str, Any]) -> None:
+        """Replace the permissions of a key."""
 
 
 @runtime_checkable

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from mountcache.abc import (
     ABSENT,
+    AbstractAuthorizingStore,
     AbstractReadOnlyStore,
     AbstractStore,
     Base,
@@ -61,6 +62,7 @@ from mountcache.local.view import literal_prefix, matcher
 from mountcache.locks import Lock
 from mountcache.overlay import Overlay
 from mountcache.sync import history, pausing, pinning, single, unattended
+from mountcache.sync import permissions as rights
 from mountcache.sync.mount import Mount
 from mountcache.sync.options import Offline, Options, check_offline
 from mountcache.sync.pausing import Pause
@@ -771,6 +773,63 @@ class MountedStore(AbstractStore):
         except KeyError as error:
             raise KeyError(mount.full(error.args[0])) from None
 
+    # -- permissions ---------------------------------------------------------------------
+
+    @property
+    def user_tag(self) -> str | None:
+        """The name under which upstream's permissions know the user; None if it has none."""
+        backing = self.backing_store
+        return backing.user_tag if isinstance(backing, AbstractAuthorizingStore) else None
+
+    def get_permissions(self, key: str) -> dict[str, Any]:
+        """Return the permissions of a key: those staged, else upstream's, which is asked.
+
+        Names of permissions and lists of user tags. A key that is only here has none.
+
+        Raises
+        ------
+        KeyError
+            If the key isn't there.
+        AuthorizationError
+            If upstream keeps none, or doesn't show them to this user.
+        StoreUnavailableError
+            If upstream is out of reach.
+        """
+        short = self._short(self._check(key))
+        if short is None:
+            return rights.keeper(self.mount).get_permissions(key)
+        return rights.read(self.mount, short, self._ask)
+
+    def _ask(self, question: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        return self._remote.ask(question, self._options)
+
+    def set_permissions(self, key: str, permissions: Mapping[str, Any]) -> None:
+        """Stage permissions: a push with ``permissions=True`` replaces upstream's by these.
+
+        It overwrites only what this process has seen of them, by `get_permissions`; what nobody
+        here has seen is a conflict. Not inside a transaction.
+
+        Raises
+        ------
+        KeyError
+            If the key is known not to be there.
+        AuthorizationError
+            If upstream keeps none.
+        InvalidMetadataError
+            If they aren't a JSON object.
+        """
+        rights.set_all(self.mount, self._mine(key), permissions)
+
+    def update_permissions(self, key: str, permissions: Mapping[str, Any]) -> None:
+        """Stage a change of permissions by name, as `set_permissions` does; the others stay.
+
+        Raises
+        ------
+        StoreUnavailableError
+            If none are staged, and upstream is out of reach.
+        """
+        rights.update(self.mount, self._mine(key), permissions, self._ask)
+
     def log(self, key: str | None = None) -> Iterator[Logged]:
         """Iterate over what happened here, the first first: to one key, or to all.
 
@@ -866,7 +925,7 @@ class MountedStore(AbstractStore):
         return pausing.read_pause(self.mount.catalog)
 
     def revert(self, key: str) -> list[str]:
-        """Discard the staged edit of a key: it is upstream's again.
+        """Discard what is staged of a key, its permissions too: it is upstream's again.
 
         Returns
         -------
@@ -882,7 +941,14 @@ class MountedStore(AbstractStore):
         StoreUnavailableError
             If a push of it had no answer, and upstream can't be asked what became of it.
         """
-        reverted = single.revert(self.mount, self._mine(key), lambda names: self._agree(*names))
+        short = self._mine(key)
+        try:
+            reverted = single.revert(self.mount, short, lambda names: self._agree(*names))
+        except KeyError:
+            if not rights.discard(self.mount, [short]):
+                raise
+            reverted = [short]
+        rights.discard(self.mount, reverted)
         return [self.mount.full(name) for name in reverted]
 
     def undo(self, key: str, number: int | None = None) -> Taken:

@@ -143,6 +143,7 @@ def test_a_verb_that_could_block_is_awaited_or_iterated() -> None:
         "offline_switch",
         "push_paused",
         "info",
+        "user_tag",
         "is_connected",
         "is_offline",
         "with_options",

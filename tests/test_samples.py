@@ -99,6 +99,22 @@ def test_sample_has_each_kind_of_row(path: Path) -> None:
             ) == {0, 1}, table
 
 
+def test_permissions_are_what_they_were(store: MountedStore, path: Path) -> None:
+    staged = sync.status(store).permissions
+    if not staged:
+        # They came with format 3.
+        with closing(sqlite3.connect(path / "cache.db")) as con:
+            assert not con.execute("SELECT 1 FROM undo WHERE kind = 'perm'").fetchall()
+        return
+    (one,) = staged
+    assert (one.key, one.permissions, one.base) == (
+        "small/0", {"read": ["ada"]}, '{"read":[]}',
+    )  # fmt: skip
+    (taken,) = store.taken("small/0")
+    store.undo("small/0", taken.seq)
+    assert store.get_permissions("small/0") == {"read": ["somebody"]}
+
+
 def test_all_of_it_is_read_without_upstream(store: MountedStore) -> None:
     here = offline(store)
     assert here.to_bytes("small/0") == b"small 0"
@@ -139,7 +155,7 @@ def test_each_edit_is_what_it_was(store: MountedStore) -> None:
 
 
 def test_what_was_taken_away_comes_back(store: MountedStore) -> None:
-    assert {(taken.key, taken.why) for taken in store.taken()} == {
+    assert {(taken.key, taken.why) for taken in store.taken() if taken.kind != "perm"} == {
         ("small/1", "replaced"),
         ("reverted", "reverted"),
     }

@@ -2,7 +2,7 @@
 
 N is the format that this version writes. It has each kind of row: clean copies in rows and files,
 a pinned one, edits of data and of metadata, whiteouts, a rename, a group, an op without its
-answer, what undo keeps, a partial download, the generations of an index, and masks.
+answer, what undo keeps, permissions, a partial download, the generations of an index, and masks.
 
 Run it as ``python tools/make_sample_directory.py`` once a format has changed that was never
 released. **A sample that was released is never made again, changed or removed**: each later
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from mountcache import DiskCacheStore, MountedStore, StaticURLStore, sync
+from mountcache.local import permissions
 from mountcache.local.schema import FORMAT
 from mountcache.serve import Origin
 
@@ -58,6 +59,15 @@ def stage(store: MountedStore) -> None:
         _set(store, "group/b", b"b" * LARGE, {})
     _set(store, "reverted", b"to be had back" * 4_000, {"was": "reverted"})
     store.revert("reverted")
+    # This upstream keeps no permissions.
+    _permit(store, "small/0", '{"read":["somebody"]}')
+    _permit(store, "small/0", '{"read":["ada"]}')
+
+
+def _permit(store: MountedStore, key: str, text: str) -> None:
+    permissions.stage(
+        store.mount.catalog, key, lambda _: text, base='{"read":[]}', created=False, author=AUTHOR
+    )
 
 
 def _set(store: MountedStore, key: str, data: bytes, metadata: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from mountcache.cli.manual import man
 from mountcache.cli.metadata import info, meta, query
 from mountcache.cli.moving import rebind
 from mountcache.cli.paths import path
+from mountcache.cli.permitting import permissions
 from mountcache.cli.prefetching import prefetch
 from mountcache.cli.pulling import pull
 from mountcache.cli.reading import cat, get, ls
@@ -93,6 +94,7 @@ app.sections = {
     "Stage": {
         put: "Stage data, or a folder of it.",
         meta: "Show or stage metadata.",
+        permissions: "Show or stage who may do what.",
         rm: "Stage the removal of keys.",
         mv: "Stage a renaming.",
         cp: "Stage a copy under another name.",

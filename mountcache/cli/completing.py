@@ -24,6 +24,7 @@ VARIABLE = "_MOUNTCACHE_COMPLETE"
 
 ARGUMENTS = {
     "init": ("",), "ls": ("all",), "query": ("",), "info": ("key",), "meta": ("key", ""),
+    "permissions": ("key", ""),
     "get": ("all",), "cat": ("key",), "path": ("key",), "put": ("key or dir", "files"),
     "rm": ("all...",), "mv": ("key", "key"), "cp": ("key", "key"), "status": ("staged",),
     "diff": ("staged...",),

@@ -12,6 +12,10 @@ EXAMPLES = {
     "query": ("mountcache query kind=text n:=3",),
     "info": ("mountcache info runs/1.csv",),
     "meta": ("mountcache meta runs/1.csv", "mountcache meta runs/1.csv done:=true --unset draft"),
+    "permissions": (
+        "mountcache permissions runs/1.csv",
+        "mountcache permissions runs/1.csv read=ada,bob",
+    ),
     "get": ("mountcache get runs/1.csv -o 1.csv", "mountcache get 'runs/*' -o runs"),
     "cat": ("mountcache cat runs/1.csv | head", "mountcache cat runs/1.csv --side upstream"),
     "path": ('python plot.py "$(mountcache path runs/1.csv)"',),

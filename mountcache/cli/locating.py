@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["whereis"]
 
-_DATA = {"put": "data", "meta": "metadata", "del": "removal"}
+_DATA = {"put": "data", "meta": "metadata", "del": "removal", "perm": "permissions"}
 
 
 @click.command()

@@ -53,9 +53,10 @@ _LARGEST: Final = 1048576
 @click.option("--edit", "policy", flag_value="edit", help="Merge the text of both in an editor.")
 @click.option("--ours", "policy", flag_value="ours", hidden=True)
 @click.option("--theirs", "policy", flag_value="theirs", hidden=True)
+@click.option("--permissions", is_flag=True, help="The conflict of permissions, not of values.")
 @config_option
 @json_option  # fmt: skip
-def resolve(keys: tuple[str, ...], policy: str | None, as_json: bool) -> None:
+def resolve(keys: tuple[str, ...], policy: str | None, permissions: bool, as_json: bool) -> None:
     """Resolve the conflicts of KEYs; nothing is sent before the next push.
 
     `mountcache diff --upstream KEY` shows both sides first.
@@ -64,12 +65,19 @@ def resolve(keys: tuple[str, ...], policy: str | None, as_json: bool) -> None:
         raise click.UsageError(
             "say how: --mine, --upstream, --keep-both, --merge-metadata or --edit"
         )
+    if permissions and policy in ("edit", "keep-both"):
+        raise click.UsageError(
+            "permissions are resolved by --mine, --upstream or --merge-metadata, name by name"
+        )
     from mountcache.sync import resolve as settle
 
     with opened() as store:
         for key in keys:
             try:
-                done = _edited(store, key) if policy == "edit" else settle(store, key, policy)
+                if policy == "edit":
+                    done = _edited(store, key)
+                else:
+                    done = settle(store, key, policy, permissions=permissions)
             except KeyError as error:
                 if error.args != (key,):
                     raise
@@ -81,7 +89,7 @@ def resolve(keys: tuple[str, ...], policy: str | None, as_json: bool) -> None:
             else:
                 tell(one_line(f"resolved: {key}: {done.message}"))
     if not as_json:
-        note("next: `mountcache push`")
+        note("next: `mountcache push --permissions`" if permissions else "next: `mountcache push`")
 
 
 def _edited(store: MountedStore, key: str) -> Resolved:

@@ -27,7 +27,7 @@ from mountcache.cli.session import (
     tell,
     write_whole,
 )
-from mountcache.cli.status import next_for_conflicts
+from mountcache.cli.status import next_for_conflicts, next_for_permissions
 
 if TYPE_CHECKING:
     from mountcache.mounted import MountedStore
@@ -63,6 +63,7 @@ class _Policy(click.Choice[str]):
     help="What to do where upstream isn't what an edit was made from.",
 )
 @click.option("--max-delete", type=click.IntRange(0), help="How many keys may be deleted upstream.")
+@click.option("--permissions", is_flag=True, help="Send what is staged of permissions, too.")
 @group_option
 @click.option("--dry-run", "-n", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--marker", metavar="KEY", help="Send this key last, once all else is upstream.")
@@ -84,6 +85,7 @@ def push(
     words: tuple[str, ...],
     on_conflict: str,
     max_delete: int | None,
+    permissions: bool,
     group: str | None,
     dry_run: bool,
     plan_file: str | None,
@@ -122,7 +124,7 @@ def push(
         if group is not None:
             named = in_group(store, group, named)
         if dry_run or plan_file is not None:
-            made = _planned(store, named, on_conflict, max_delete, workers)
+            made = _planned(store, named, on_conflict, max_delete, workers, permissions=permissions)
             ctx.exit(_show_plan(made, plan_file, as_json=as_json))
         if marker is not None:
             staged_ones(store, [marker], exact=True)
@@ -135,6 +137,7 @@ def push(
                 progress=step,
                 allow_blind=allow_blind,
                 max_delete=max_delete,
+                permissions=permissions,
                 marker=marker,
                 bwlimit=bwlimit,
                 **commands(),
@@ -175,13 +178,15 @@ def _planned(
     on_conflict: str,
     max_delete: int | None,
     workers: int,
+    *,
+    permissions: bool,
 ) -> Plan:
     from mountcache.sync import plan
 
     with progress("look") as step:
         return plan(
             store, named, on_conflict=on_conflict, max_delete=max_delete, workers=workers,
-            progress=step,
+            permissions=permissions, progress=step,
         )  # fmt: skip
 
 
@@ -193,22 +198,23 @@ def _show_plan(made: Plan, file: str | None, *, as_json: bool) -> Code:
     if file is not None:
         write_whole(file, made.to_json())
     color = {"conflict": "red", "delete": "red", "create": "green", "replace": "yellow"}
-    widest = max((len(step.action) for step in made.steps), default=0)
-    for step in made.steps:
+    steps = (*made.steps, *made.permissions)
+    widest = max((len(step.action) for step in steps), default=0)
+    for step in steps:
         size = "" if step.size is None else f", {amount(step.size)}"
         action = click.style(f"{step.action:<{widest}}", fg=color.get(step.action))
         tell(f"{action}  {one_line(step.key)}  ({one_line(step.author)}{size})")
         if step.message:
             tell(f"   {one_line(step.message)}")
-    if not made.steps:
+    if not steps:
         tell("nothing is staged")
-    counts = Counter(step.action for step in made.steps)
+    counts = Counter(step.action for step in steps)
     note(", ".join(f"{count:,} {action}" for action, count in sorted(counts.items())))
     if made.conflicts:
         note(next_for_conflicts([step.key for step in made.conflicts]))
     elif file is not None:
         note(one_line(f"next: `mountcache apply {shlex.quote(file)}` does exactly that"))
-    elif made.steps:
+    elif steps:
         note("nothing was sent; next: `mountcache push`")
     return Code.CONFLICT if made.conflicts else Code.DONE
 
@@ -276,6 +282,8 @@ def _next(report: PushReport) -> str:
     """Say what there is to do after a push."""
     conflicts = [each.key for each in report.conflicts]
     left = [each for each in report.results if each.outcome in ("failed", "refused", "blocked")]
+    if conflicts and all(each.part == "permissions" for each in report.conflicts):
+        return next_for_permissions(conflicts)
     if conflicts:
         return next_for_conflicts(conflicts)
     if not report.results:
@@ -300,7 +308,10 @@ def in_group(store: MountedStore, group: str, named: list[str] | None = None) ->
 
 def staged_ones(store: MountedStore, words: Iterable[str], *, exact: bool) -> list[str]:
     """Return the named keys that are staged; say of the others that there is nothing to send."""
+    from mountcache.sync.permissions import staged as staged_permissions
+
     staged = {edit.key: None for edit in store.staged()}
+    staged.update((one.key, None) for one in staged_permissions(store.mount))
     keys = chosen(
         words, lambda word: like(staged, word),
         exact=exact, what="nothing staged", listing="status", is_key=store.exists,
@@ -318,8 +329,9 @@ def _tell_result(result: PushResult, said: str) -> None:
     """Tell a result; its message only if that isn't what was `said` just before."""
     color = {"conflict": "yellow", "failed": "red", "blocked": "red", "refused": "red"}
     outcome = click.style(result.outcome, fg=color.get(result.outcome, "green"))
-    tell(f"{outcome}: {one_line(result.key)}{_how(result)}")
-    if result.conflict is None:
+    of = "" if result.part == "value" else f" ({result.part})"
+    tell(f"{outcome}: {one_line(result.key)}{of}{_how(result)}")
+    if result.conflict is None or result.part == "permissions":
         if result.message not in ("", said):
             tell(f"   {one_line(result.message)}")
         return
@@ -356,6 +368,7 @@ def _result(result: PushResult) -> dict[str, Any]:
         "verified": result.verified,
         "race": result.race,
         "version": result.version,
+        "part": result.part,
         "conflict": None if result.conflict is None else _conflict(result.conflict),
     }
 

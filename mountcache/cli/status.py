@@ -14,12 +14,12 @@ from mountcache.cli.naming import exact_option, group_option, nothing_matches, p
 from mountcache.cli.session import amount, config_option, json_option, note, opened, show, tell
 
 if TYPE_CHECKING:
-    from mountcache.local.records import StagedEdit
+    from mountcache.local.records import StagedEdit, StagedPermissions
     from mountcache.sync import Status
 
-__all__ = ["ago", "letters", "next_for_conflicts", "status"]
+__all__ = ["ago", "letters", "next_for_conflicts", "next_for_permissions", "status"]
 
-_COLORS = {"A": "green", "M": "yellow", "m": "yellow", "D": "red", "R": "cyan"}
+_COLORS = {"P": "magenta", "A": "green", "M": "yellow", "m": "yellow", "D": "red", "R": "cyan"}
 _BESIDE = {"same": "=", "changed": "U", "gone": "X", "unknown": "?"}
 
 
@@ -44,9 +44,10 @@ def status(
     """Show what is staged: asks nobody, works offline, unless told to look at upstream.
 
     Two letters a key. Here: A added, M modified, m modified in its metadata alone, D deleted, R
-    renamed. Upstream, as far as is known here: = as what it was made from, U changed since, X
-    gone, C in conflict, ? not known. Ends with 0 if nothing is staged, 1 if something is, 2 if
-    there are conflicts, 4 if upstream was to be looked at and is out of reach.
+    renamed; P, on a line of its own: permissions, which `push --permissions` sends. Upstream, as
+    far as is known here: = as what it was made from, U changed since, X gone, C in conflict, ?
+    not known. Ends with 0 if nothing is staged, 1 if something is, 2 if there are conflicts, 4
+    if upstream was to be looked at and is out of reach.
     """
     from mountcache.sync import status as staged
     from mountcache.sync.pusher import pusher_of
@@ -56,9 +57,11 @@ def status(
         found = staged(store, wanted, group=group, remote=remote)
         switch, paused = store.offline_switch, store.push_paused
         pusher = pusher_of(store.mount)
-        if not found.edits and pattern is not None and next(store.staged(), None) is not None:
+        none = not found.edits and not found.permissions
+        if none and pattern is not None and next(store.staged(), None) is not None:
             raise nothing_matches(pattern, "nothing staged", "status", store.exists)
     conflicts = [edit.key for edit in found.conflicts]
+    disputed = [one.key for one in found.permissions if one.in_conflict]
     if switch is not None:
         note(f"offline is switched to {switch} here; `mountcache offline off` ends that")
     if paused is not None:
@@ -70,6 +73,7 @@ def status(
         show(
             {
                 "staged": [_document(edit) for edit in found.edits],
+                "permissions": [_permissions(one) for one in found.permissions],
                 "staged_bytes": found.staged_bytes,
                 "oldest": found.oldest,
                 "conflicts": conflicts,
@@ -81,15 +85,29 @@ def status(
     elif porcelain:
         for edit in found.edits:
             tell(f"{letters(edit)} {edit.key}")
-    elif not found.edits:
+        for one in found.permissions:
+            tell(f"P{'C' if one.in_conflict else '?'} {one.key}")
+    elif none:
         tell("nothing is staged" if group is None else one_line(f"nothing is staged in {group}"))
         note("next: `mountcache put KEY FILE` stages an edit")
     else:
         _tell_all(found, pushed=bool(pusher))
         if pusher:
             note(one_line(f"{pusher} pushes in the background"))
-        note(next_for_conflicts(conflicts) or "next: `mountcache push`")
-    ctx.exit(Code.CONFLICT if conflicts else Code.STAGED if found.edits else Code.DONE)
+        asked = "next: `mountcache push`" + (" --permissions" if found.permissions else "")
+        note(next_for_conflicts(conflicts) or next_for_permissions(disputed) or asked)
+    ctx.exit(Code.CONFLICT if conflicts or disputed else Code.DONE if none else Code.STAGED)
+
+
+def next_for_permissions(keys: Sequence[str]) -> str:
+    """Return the command that resolves conflicts of permissions; "" if there are none."""
+    if not keys:
+        return ""
+    named = shlex.quote(keys[0]) if len(keys) == 1 else "KEY"
+    return (
+        f"next: `mountcache permissions --upstream {named}` shows theirs; `mountcache resolve "
+        f"{named} --permissions --mine`, --upstream or --merge-metadata"
+    )
 
 
 def next_for_conflicts(keys: Sequence[str]) -> str:
@@ -137,7 +155,16 @@ def _tell_all(found: Status, *, pushed: bool) -> None:
         name = ": ".join(filter(None, (told[0], "; ".join(told[1:])))) or "together"
         tell(click.style(one_line(name), bold=True))
         _tell(edits, now, pushed=pushed)
-    count = f"{len(found.edits):,} staged, {amount(found.staged_bytes)}"
+    for one in found.permissions:
+        there = "C" if one.in_conflict else "?"
+        color = "red" if one.in_conflict else None
+        tell(
+            f"{click.style('P', fg=_COLORS['P'])}{click.style(there, fg=color)} "
+            f"{one_line(one.key)}  ({one_line(one.author)}, {ago(now - one.at)}, permissions)"
+        )
+        if one.error:
+            tell(f"   {one_line(one.error)}")
+    count = f"{len(found.edits) + len(found.permissions):,} staged, {amount(found.staged_bytes)}"
     oldest = "" if found.oldest is None else f", the oldest {ago(now - found.oldest)}"
     note(count + oldest)
 
@@ -165,6 +192,18 @@ def _tell(edits: Iterable[StagedEdit], now: float, *, pushed: bool) -> None:
             if pushed and edit.next_try is not None:
                 again = f"; again in {max(0.0, edit.next_try - now):.0f} s"
             tell(f"   {tries}{one_line(edit.error)}{again}")
+
+
+def _permissions(one: StagedPermissions) -> dict[str, Any]:
+    return {
+        "key": one.key,
+        "permissions": one.permissions,
+        "when": one.at,
+        "author": one.author,
+        "tries": one.tries,
+        "in_conflict": one.in_conflict,
+        "error": one.error,
+    }
 
 
 def _document(edit: StagedEdit) -> dict[str, Any]:

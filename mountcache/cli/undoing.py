@@ -96,6 +96,8 @@ def _at(taken: Taken) -> str:
 
 
 def _what(taken: Taken) -> str:
+    if taken.kind == "perm":
+        return "permissions"
     return "metadata" if taken.content is None else amount(taken.size)
 
 
@@ -105,10 +107,10 @@ def _document(taken: Taken) -> dict[str, Any]:
     return {
         "number": taken.seq,
         "key": taken.key,
-        "what": "metadata" if taken.content is None else "data",
+        "what": _what(taken) if taken.content is None else "data",
         "size": taken.size,
         "sha256": taken.sha256,
-        "metadata": parse(taken.meta),
+        "permissions" if taken.kind == "perm" else "metadata": parse(taken.meta),
         "author": taken.author,
         "when": taken.at,
         "taken": taken.taken,

@@ -47,7 +47,8 @@ UNION SELECT content FROM copy WHERE key IN (SELECT key FROM edit UNION SELECT k
 _STAGED_ONLY: Final = f"""
 DELETE FROM copy WHERE content NOT IN (SELECT content FROM ({_STAGED}) WHERE content NOTNULL);
 DELETE FROM upstream WHERE NOT masked AND key NOT IN
-    (SELECT key FROM edit UNION SELECT key FROM op UNION SELECT key FROM undo);
+    (SELECT key FROM edit UNION SELECT key FROM op UNION SELECT key FROM undo
+     UNION SELECT key FROM permission);
 UPDATE state SET value = 0 WHERE name IN ('complete', 'index_size');
 UPDATE state SET value = NULL WHERE name IN
     ('index_checked', 'index_validators', 'index_doubted', 'loading')

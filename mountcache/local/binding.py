@@ -80,6 +80,8 @@ def rebind(catalog: Catalog, identity: str, mount_point: str) -> None:
         _forget_listing(con)
         for table in ("edit", "op"):
             con.execute(_WEAKEN.format(table=table))
+        # Permissions are compared as they are; only of a new key nobody knows whether it is.
+        con.execute("UPDATE permission SET created = 0")
         set_state(con, "identity", identity)
         set_state(con, "mount_point", mount_point)
     catalog.forget_all_handed()
@@ -94,6 +96,7 @@ def _forget_upstream(con: sqlite3.Connection, catalog: Catalog) -> None:
         "UPDATE edit SET base_kind = 'unknown', base = NULL, base_sha = NULL, base_meta = NULL,"
         " base_entry = NULL WHERE base_kind NOT IN ('none', 'op')"
     )
+    con.execute("UPDATE permission SET base = NULL, created = 0")
 
 
 def _forget_listing(con: sqlite3.Connection) -> None:

@@ -32,6 +32,7 @@ from mountcache.local.records import (
     Op,
     Row,
     Seen,
+    Taken,
     Why,
 )
 from mountcache.local.rows import (
@@ -771,6 +772,10 @@ class Catalog:
     def take_away(self, con: sqlite3.Connection, edit: Edit, why: Why) -> None:
         """Keep an edit for undo inside the commit that takes it away."""
         undo.keep(con, self.content, edit, why, self.clock(), self._undo_room())
+
+    def keep_for_undo(self, con: sqlite3.Connection, taken: Taken) -> None:
+        """Keep something else for undo, inside the commit that takes it away."""
+        undo.keep_taken(con, self.content, taken, self._undo_room())
 
     def staged_room(self, key: str) -> int | None:
         """Return how many bytes may be staged for a key; None without a limit."""

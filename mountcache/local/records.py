@@ -32,6 +32,7 @@ __all__ = [
     "Row",
     "Seen",
     "StagedEdit",
+    "StagedPermissions",
     "StoredRecord",
     "Taken",
     "Why",
@@ -273,14 +274,45 @@ class StagedEdit:
 
 
 @dataclass(frozen=True, slots=True)
+class StagedPermissions:
+    """The permissions that are staged for a key, beside whatever else is."""
+
+    key: str
+    seq: int
+    text: str
+    """What is to be upstream, as JSON text in normal form."""
+    base: str | None
+    """What their author had seen upstream, in normal form; None: nothing."""
+    created: bool
+    """Whether the key was new then, and had none."""
+    author: str
+    at: float
+    """When they were staged, in seconds since 1970."""
+    tries: int = 0
+    error: str | None = None
+    """Why their last push failed."""
+
+    @property
+    def permissions(self) -> dict[str, Any]:
+        """The permissions."""
+        return parse(self.text)
+
+    @property
+    def in_conflict(self) -> bool:
+        """Whether their last push found that somebody else had changed them upstream."""
+        return self.error is not None and self.error.startswith(CONFLICT)
+
+
+@dataclass(frozen=True, slots=True)
 class Taken:
     """A staged value that was taken away, and can be had back."""
 
     seq: int
     key: str
-    kind: EditKind
+    kind: EditKind | Literal["perm"]
+    """perm: permissions, in the place of the metadata."""
     content: str | None
-    """Its bytes, for `Catalog.open_content`; None if only metadata was staged."""
+    """Its bytes, for `Catalog.open_content`; None if only metadata or permissions were staged."""
     sha256: str | None
     size: int | None
     meta: str

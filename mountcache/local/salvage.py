@@ -214,12 +214,15 @@ def _make_anew(path: Path, damaged: Path | None) -> list[Salvaged]:
 
 
 _TABLES: Final = (
-    "Cache", "edit", "op", "undo", "copy", "upstream", "done", "grp", "log", "state",
+    "Cache", "edit", "op", "undo", "copy", "upstream", "done", "grp", "log",
+    "permission", "state",
 )  # fmt: skip
 """In this order, so that bytes are there before who names them. Not ``partial``, which is fetched
 again, nor the place of the directory."""
 
-_SINCE: Final = {"edit": {"held": 2, "tried": 2}, "grp": {"grp": 2}, "log": {"seq": 2}}
+_SINCE: Final = {
+    "edit": {"held": 2, "tried": 2}, "grp": {"grp": 2}, "log": {"seq": 2}, "permission": {"key": 3},
+}  # fmt: skip
 """Which columns came with which format: one that the database lacks isn't asked for."""
 
 
@@ -254,7 +257,7 @@ def _pour(
                     told[table, False] += 1
                 except sqlite3.Error:
                     told[table, True] += 1
-                    if table in ("edit", "op", "undo"):
+                    if table in ("edit", "op", "undo", "permission"):
                         lost.keep_row(record, bytes_of(record.get("content")))
 
 

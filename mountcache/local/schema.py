@@ -12,7 +12,7 @@ from typing import Final
 
 __all__ = ["APPLICATION_ID", "FORMAT", "MIGRATIONS", "STATE", "create", "edit_key", "raise_format"]
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """``PRAGMA user_version`` of the database."""
 
 
@@ -240,7 +240,28 @@ def _to_2(con: sqlite3.Connection) -> None:
         con.execute(statement)
 
 
-MIGRATIONS: Final[tuple[Callable[[sqlite3.Connection], None], ...]] = (_to_2,)
+_SINCE_3 = """
+-- Permissions that are staged: a third part of a key, apart from its edit.
+CREATE TABLE permission (
+    key TEXT PRIMARY KEY,
+    seq INTEGER NOT NULL,
+    staged TEXT NOT NULL,
+    base TEXT,                 -- what their author had seen upstream; NULL: nothing
+    created INTEGER NOT NULL,  -- whether the key was new then, and had none
+    author TEXT NOT NULL,
+    at REAL NOT NULL,
+    tries INTEGER NOT NULL DEFAULT 0,
+    error TEXT
+) WITHOUT ROWID;
+"""
+
+
+def _to_3(con: sqlite3.Connection) -> None:
+    for statement in _statements(_SINCE_3):
+        con.execute(statement)
+
+
+MIGRATIONS: Final[tuple[Callable[[sqlite3.Connection], None], ...]] = (_to_2, _to_3)
 """The first makes a database of format 1 one of format 2, and so on, inside a transaction.
 
 A new database is made the same way, so that no one can tell which it is. Each changes rows and

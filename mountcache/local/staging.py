@@ -35,7 +35,7 @@ from mountcache.events import (
     StoreUpdateEvent,
 )
 from mountcache.jsonform import parse
-from mountcache.local import history, undo
+from mountcache.local import history, permissions, undo
 from mountcache.local.catalog import Catalog, StagedLimitError, get_state, set_state
 from mountcache.local.content import Content, Shelf, Spool
 from mountcache.local.decide import (
@@ -547,6 +547,8 @@ class Staging:
             if mounted and row.edit is not None and _loses(row.edit, draft):
                 why: Why = "deleted" if draft.kind == "del" else "replaced"
                 self.catalog.take_away(con, row.edit, why)
+            if draft.kind == "del" and mounted:
+                permissions.follow(con, self.catalog, key, draft.partner)
             if draft.kind == "del" and hides_nothing(row, base, mounted=mounted):
                 self.forget(con, row)
             else:

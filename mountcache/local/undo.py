@@ -17,7 +17,18 @@ from mountcache.local.records import UNKNOWN_BASE, BaseOf, Edit, Taken, Why
 from mountcache.local.rows import base_columns
 from mountcache.local.view import PAGE
 
-__all__ = ["Kept", "drop", "entries", "expire", "forget", "is_kept", "keep", "pages", "surplus"]
+__all__ = [
+    "Kept",
+    "drop",
+    "entries",
+    "expire",
+    "forget",
+    "is_kept",
+    "keep",
+    "keep_taken",
+    "pages",
+    "surplus",
+]
 
 AGE: Final = 14 * 86400.0
 """Seconds for which something is kept."""
@@ -84,15 +95,27 @@ def keep(
     room
         Bytes that all of them may take; a value larger than that isn't kept.
     """
-    if edit.kind == "del" or room <= 0 or (edit.size or 0) > room:
+    if edit.kind == "del":
         return
     # What a push in flight makes of the key, nobody can ask when that has ended.
     base = UNKNOWN_BASE if edit.base.kind == "op" else edit.base
+    taken = Taken(
+        0, edit.key, edit.kind, edit.content, edit.sha256, edit.size, edit.meta, edit.author,
+        edit.at, base, now, why,
+    )  # fmt: skip
+    keep_taken(con, content, taken, room)
+
+
+def keep_taken(con: sqlite3.Connection, content: Content, taken: Taken, room: int) -> None:
+    """Keep something, as `keep` does; it gets a number of its own."""
+    if room <= 0 or (taken.size or 0) > room:
+        return
+    now = taken.taken
     con.execute(
         f"INSERT INTO undo ({_COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            edit.key, edit.kind, edit.content, edit.sha256, edit.size, edit.meta, edit.author,
-            edit.at, *base_columns(base)[:5], now, why,
+            taken.key, taken.kind, taken.content, taken.sha256, taken.size, taken.meta,
+            taken.author, taken.at, *base_columns(taken.base)[:5], now, taken.why,
         ),
     )  # fmt: skip
     total = _total(con)
@@ -101,7 +124,7 @@ def keep(
         _let_go(con, content, surplus(_kept(con), now, total - room * 3 // 4))
     else:
         nearby = "key = ? OR seq IN (SELECT seq FROM undo ORDER BY seq LIMIT 2)"
-        _let_go(con, content, surplus(_kept(con, nearby, edit.key), now, 0))
+        _let_go(con, content, surplus(_kept(con, nearby, taken.key), now, 0))
 
 
 def drop(con: sqlite3.Connection, content: Content, amount: int, now: float) -> int:

@@ -16,7 +16,8 @@ from mountcache.abc import ABSENT, Base
 from mountcache.jsonform import normal_form, parse
 from mountcache.local.records import ABSENT_BASE, BaseOf, Edit, Op
 
-__all__ = ["Theirs", "Verdict", "against_base", "base_of", "judge", "merge_metadata"]
+__all__ = ["Theirs", "Verdict", "against_base", "base_of", "judge", "merge_metadata",
+           "ours_and_more"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +156,12 @@ def _metadata_part(mine: Edit | Op, base: BaseOf, theirs: Theirs, *, created: bo
         return "base"
     if before is None and base.version is not None and base.version == theirs.version:
         return "base"
-    if _ours_and_more(parse(mine.meta), parse(before or "{}"), parse(theirs.meta)):
+    if ours_and_more(parse(mine.meta), parse(before or "{}"), parse(theirs.meta)):
         return "ours"
     return "foreign"
 
 
-def _ours_and_more(
+def ours_and_more(
     ours: Mapping[str, Any], before: Mapping[str, Any], theirs: Mapping[str, Any]
 ) -> bool:
     """Tell whether upstream has all of our names, and else only names that a server adds."""

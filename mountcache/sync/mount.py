@@ -68,6 +68,8 @@ class Mount:
     counts: Counts = field(default_factory=Counts)
     probing: Lock = field(default_factory=Lock, compare=False, repr=False)
     """Held by who probes."""
+    seen_permissions: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """What permissions were given out in this process, by key of the catalog, in normal form."""
     frozen: str = ""
     """What is in force, if a lock is: then its bytes alone are given, and nothing changes."""
 

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Literal, cast
 
 from mountcache.abc import SupportsIdentity
 from mountcache.errors import ConfigurationError, StoreError
 from mountcache.jsonform import normal_form, parse
-from mountcache.local.records import Edit, StagedEdit
+from mountcache.local.records import Edit, StagedEdit, StagedPermissions
+from mountcache.sync import permissions as rights
 from mountcache.sync.conflicts import merged_by_name
 from mountcache.sync.judge import Theirs, Verdict, judge
 from mountcache.sync.look import Progress, looked_at
 from mountcache.sync.mount import Mount, Mounted
-from mountcache.sync.push import brake, chosen, named, push_mount, refusing
+from mountcache.sync.push import brake, by_key, chosen, named, push_mount, refusing
 from mountcache.sync.report import (
     POLICIES,
     Conflict,
@@ -35,13 +36,17 @@ __all__ = ["LARGEST", "Action", "Plan", "Step", "apply", "plan", "read_plan"]
 
 Action = Literal[
     "create", "replace", "metadata", "delete", "nothing", "discard", "keep both", "merge metadata",
-    "conflict", "held", "wait", "refused", "unknown",
+    "permissions", "conflict", "held", "wait", "refused", "unknown",
 ]  # fmt: skip
 
 _SENT: Final = frozenset(
-    {"create", "replace", "metadata", "delete", "nothing", "discard", "keep both", "merge metadata"}
-)
+    {
+        "create", "replace", "metadata", "delete", "nothing", "discard", "keep both",
+        "merge metadata", "permissions",
+    }
+)  # fmt: skip
 _VERSION: Final = 1
+_NOT_PLANNED: Final = "the plan doesn't name it"
 LARGEST: Final = 256 * 2**20
 """Bytes of a plan that is read: it names up to a million keys."""
 
@@ -81,11 +86,14 @@ class Plan:
     policy: str
     """What is done with conflicts."""
     steps: tuple[Step, ...]
+    permissions: tuple[Step, ...] = ()
+    """What it would do about permissions after that, if they are to be pushed."""
 
     @property
     def conflicts(self) -> tuple[Step, ...]:
         """The steps that stand for a conflict which nothing resolves."""
-        return tuple(step for step in self.steps if step.action == "conflict")
+        steps = (*self.steps, *self.permissions)
+        return tuple(step for step in steps if step.action == "conflict")
 
     def to_json(self) -> str:
         """Return the plan as a JSON document, a step a line."""
@@ -97,9 +105,12 @@ class Plan:
             "made": self.made,
             "policy": self.policy,
         }
-        lines = ",\n".join(json.dumps(asdict(step), ensure_ascii=False) for step in self.steps)
-        text = json.dumps(head, ensure_ascii=False)
-        return f'{text[:-1]}, "steps": [\n{lines}\n]}}\n'
+        text = json.dumps(head, ensure_ascii=False)[:-1]
+        for name in ("steps", "permissions"):
+            steps = (json.dumps(asdict(step), ensure_ascii=False) for step in getattr(self, name))
+            lines = ",\n".join(steps)
+            text += f', "{name}": [\n{lines}\n]'
+        return text + "}\n"
 
 
 def plan(
@@ -108,6 +119,7 @@ def plan(
     *,
     on_conflict: str = "fail",
     max_delete: int | None = None,
+    permissions: bool = False,
     workers: int = 8,
     progress: Progress | None = None,
 ) -> Plan:
@@ -117,7 +129,7 @@ def plan(
     ----------
     store
         A MountedStore.
-    keys, on_conflict, max_delete, workers, progress
+    keys, on_conflict, max_delete, permissions, workers, progress
         As of `push`; a policy has to have a name here.
 
     Raises
@@ -144,7 +156,22 @@ def plan(
     return Plan(
         _identity(mount), mount.prefix, mount.clock(), on_conflict,
         tuple(sorted(steps, key=lambda step: step.key)),
+        _of_permissions(mount, short, on_conflict, workers) if permissions else (),
     )  # fmt: skip
+
+
+def _of_permissions(
+    mount: Mount, keys: Sequence[str] | None, policy: str, workers: int
+) -> tuple[Step, ...]:
+    steps = []
+    for one, action, theirs, message in rights.outlook(mount, keys, policy, workers):
+        step = Step(
+            key=mount.full(one.key), action=action, edit=rights.fingerprint(one),
+            upstream="" if theirs is None else f"permissions {theirs}", size=None, sha256=None,
+            version=None, author=one.author, at=one.at, group="", message=message,
+        )  # fmt: skip
+        steps.append(step)
+    return tuple(sorted(steps, key=lambda step: step.key))
 
 
 def _step(
@@ -294,6 +321,7 @@ def apply(
             f"{_identity(mount)!r} at {mount.prefix!r}"
         )
     steps = {step.key: step for step in plan.steps}
+    apart = {step.key: step for step in plan.permissions}
     wanted: list[str] = []
     results: list[PushResult] = []
     groups: tuple[GroupResult, ...] = ()
@@ -312,10 +340,19 @@ def apply(
         else:
             wanted.append(short)
 
+    for step in plan.permissions:
+        short = step.key.removeprefix(mount.prefix)
+        if step.key.startswith(mount.prefix) and rights.chosen(mount, [short]):
+            wanted.append(short)
+        else:
+            why = "no permissions are staged for it any more"
+            results.append(PushResult(step.key, "refused", why, part="permissions"))
     asked = None if check is None else refusing(mount, check)
 
     def refuse(edit: Edit) -> str | None:
-        step = steps[mount.full(edit.key)]
+        step = steps.get(mount.full(edit.key))
+        if step is None:
+            return _NOT_PLANNED
         if step.action not in _SENT:
             # What belongs to it isn't sent without it.
             return _unsent(step)
@@ -323,21 +360,35 @@ def apply(
             return "it was edited since the plan was made"
         return None if asked is None else asked(edit)
 
+    def refuse_permissions(one: StagedPermissions) -> str | None:
+        step = apart.get(mount.full(one.key))
+        if step is None:
+            return _NOT_PLANNED
+        if step.action not in _SENT:
+            return _unsent(step)
+        changed = rights.fingerprint(one) != step.edit
+        return "its permissions were staged anew since the plan was made" if changed else None
+
     def policy(conflict: Conflict) -> str:
-        step = steps.get(conflict.key)
+        of_value = conflict.part == "value"
+        step = (steps if of_value else apart).get(conflict.key)
         if step is None or not step.message.startswith("conflict: "):
             return "fail"
-        now = _sight(conflict.upstream, conflict.upstream.metadata)
+        if of_value:
+            now = _sight(conflict.upstream, conflict.upstream.metadata)
+        else:
+            now = f"permissions {rights.sight(conflict.upstream.metadata)}"
         return plan.policy if now == step.upstream else "fail"
 
     if wanted:
         report = push_mount(
             mount, wanted, on_conflict=policy, workers=workers, progress=progress,
             allow_blind=allow_blind, refuse=refuse,
+            permissions=refuse_permissions if apart else False,
         )  # fmt: skip
         results += report.results
         groups = report.groups
-    done = PushReport(tuple(sorted(results, key=lambda each: each.key)), groups)
+    done = PushReport(tuple(sorted(results, key=by_key)), groups)
     if after_push is not None and done.results:
         after_push(done)
     return done
@@ -372,8 +423,11 @@ def read_plan(text: str | bytes) -> Plan:
     steps = found.get("steps")
     if not isinstance(steps, list):
         raise ConfigurationError("the plan has no list of steps")
-    made = tuple(_read_step(each) for each in steps)
-    if len({step.key for step in made}) != len(made):
+    apart = found.get("permissions", [])
+    if not isinstance(apart, list):
+        raise ConfigurationError("the plan has no list of permissions")
+    made, others = (tuple(_read_step(each) for each in part) for part in (steps, apart))
+    if any(len({step.key for step in part}) != len(part) for part in (made, others)):
         raise ConfigurationError("the plan names a key twice")
     _check(found, {"mount_point": str, "made": float, "policy": str}, "the plan")
     if found["policy"] not in POLICIES:
@@ -381,7 +435,7 @@ def read_plan(text: str | bytes) -> Plan:
     upstream = found.get("upstream")
     if upstream is not None and not isinstance(upstream, str):
         raise ConfigurationError("the plan has no upstream")
-    return Plan(upstream, found["mount_point"], found["made"], found["policy"], made)
+    return Plan(upstream, found["mount_point"], found["made"], found["policy"], made, others)
 
 
 _STEP: Final[dict[str, type]] = {

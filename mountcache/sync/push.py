@@ -25,8 +25,9 @@ from mountcache.errors import (
 )
 from mountcache.events import StoreConflictEvent, StorePushEvent
 from mountcache.local.decide import merged_meta
-from mountcache.local.records import REFUSED, Edit, StagedEdit
+from mountcache.local.records import REFUSED, Edit, StagedEdit, StagedPermissions
 from mountcache.stopping import stopped_by, stopper
+from mountcache.sync import permissions as rights
 from mountcache.sync.batch import GroupSender, Together
 from mountcache.sync.look import Progress
 from mountcache.sync.mount import Mount, Mounted
@@ -45,7 +46,7 @@ from mountcache.sync.report import (
 from mountcache.sync.status import staged_edit
 from mountcache.sync.switch import refuse_offline
 
-__all__ = ["brake", "chosen", "named", "push", "push_mount", "refusing", "too_many"]
+__all__ = ["brake", "by_key", "chosen", "named", "push", "push_mount", "refusing", "too_many"]
 
 _HALVED = "not sent: it belongs to what was refused"
 _EVERY = 0.1
@@ -63,6 +64,7 @@ def push(
     progress: Progress | None = None,
     allow_blind: bool = False,
     max_delete: int | None = None,
+    permissions: bool = False,
     check: Callable[[StagedEdit], str | None] | None = None,
     marker: str | None = None,
     bwlimit: str | float | None = None,
@@ -93,6 +95,9 @@ def push(
     max_delete
         How many keys may be deleted upstream. By default a push of all that is staged
         deletes at most 10, or a tenth of what upstream holds, or 100.
+    permissions
+        Push what is staged of permissions, too, of each key after its value: one more result
+        each. They stay staged otherwise.
     check
         Called with each edit before anything is sent; a message refuses that one, and no
         background pusher tries it again until it is edited.
@@ -133,6 +138,7 @@ def push(
             progress=progress,
             allow_blind=allow_blind,
             max_delete=max_delete,
+            permissions=permissions,
             refuse=None if check is None else refusing(mount, check),
             marker=None if marker is None else named(mount, marker),
         )
@@ -164,6 +170,7 @@ def push_mount(
     progress: Progress | None = None,
     allow_blind: bool = False,
     max_delete: int | None = None,
+    permissions: bool | Callable[[StagedPermissions], str | None] = False,
     marker: str | None = None,
     take_unbased: bool = False,
     refuse: Callable[[Edit], str | None] | None = None,
@@ -176,6 +183,8 @@ def push_mount(
         Keys of the catalog.
     take_unbased
         An edit that was set past the mount replaces what upstream shows now.
+    permissions
+        Whether staged permissions are pushed, or what says of which they aren't.
     refuse
         Says why an edit isn't to be sent, before any is; None for one that is.
     """
@@ -185,9 +194,12 @@ def push_mount(
         policy_of(on_conflict)
     if workers < 1:
         raise ValueError(f"a push has at least 1 worker, not {workers}")
-    if keys is None and next(mount.catalog.edits(), None) is None and not mount.catalog.ops():
+    nothing = next(mount.catalog.edits(), None) is None and not mount.catalog.ops()
+    if keys is None and nothing and not (permissions and rights.chosen(mount, None)):
         # Nothing to ask anybody about.
-        return PushReport(tuple(_unsent(mount, filter(None, (marker,)), ())))
+        return PushReport(
+            tuple(_unsent(mount, filter(None, (marker,)), (), permissions=bool(permissions)))
+        )
     refuse_offline(mount)
     _check_writable(mount)
     with mount.journal.pushing():
@@ -217,14 +229,38 @@ def push_mount(
             for each in found
             if each.held
         ]
-        results += _unsent(mount, [*(wanted or ()), *filter(None, (marker,))], found)
+        asked = [*(wanted or ()), *filter(None, (marker,))]
+        results += _unsent(mount, asked, found, permissions=bool(permissions))
         edits = [edit for edit in edits if edit.group not in halved]
         run = _Run(mount, sender, len(edits), workers, progress)
         results += run.all(_groups(edit for edit in edits if edit is not last))
         if last is not None and last in edits:
             results += run.last(last, results)
-    groups = _group_results(mount, names, planned, results, run.together)
-    return PushReport(tuple(sorted(results, key=lambda each: each.key)), groups)
+        groups = _group_results(mount, names, planned, results, run.together)
+        if permissions:
+            refuse_one = None if permissions is True else permissions
+            results += _push_permissions(mount, keys, results, on_conflict, workers, refuse_one)
+    return PushReport(tuple(sorted(results, key=by_key)), groups)
+
+
+def by_key(result: PushResult) -> tuple[str, bool]:
+    return result.key, result.part == "permissions"
+
+
+def _push_permissions(
+    mount: Mount,
+    keys: Sequence[str] | None,
+    results: Sequence[PushResult],
+    on_conflict: Policy,
+    workers: int,
+    refuse: Callable[[StagedPermissions], str | None] | None,
+) -> list[PushResult]:
+    """Push permissions after the values that they belong to."""
+    sent = frozenset(each.key for each in results if each.outcome == "pushed")
+    found = rights.push(mount, keys, sent, on_conflict=on_conflict, workers=workers, refuse=refuse)
+    for result in found:
+        announce(mount, result)
+    return found
 
 
 def _refused(
@@ -266,18 +302,27 @@ def named(mount: Mount, key: str) -> str:
         raise ReadOnlyKeyError(f"{key!r} lies outside the mount point {mount.prefix!r}")
     short = key.removeprefix(mount.prefix)
     row = mount.catalog.row(short)
-    if row.op is None and merged_meta(row) is None and row.edit is None:
+    known = row.op is not None or row.edit is not None or merged_meta(row) is not None
+    if not known and not rights.chosen(mount, [short]):
         raise KeyError(key)
     return short
 
 
-def _unsent(mount: Mount, keys: Iterable[str], edits: Iterable[Edit]) -> list[PushResult]:
+def _unsent(
+    mount: Mount, keys: Iterable[str], edits: Iterable[Edit], *, permissions: bool
+) -> list[PushResult]:
     """Return the results of keys that were named though nothing is staged for them."""
     staged = {edit.key for edit in edits}
+    rest = [key for key in dict.fromkeys(keys) if key not in staged]
+    apart = {one.key for one in rights.chosen(mount, rest)}
     return [
-        PushResult(mount.full(key), "already there", "nothing is staged for it")
-        for key in dict.fromkeys(keys)
-        if key not in staged
+        PushResult(
+            mount.full(key),
+            "already there",
+            f"its value is; {rights.NOT_ASKED}" if key in apart else "nothing is staged for it",
+        )
+        for key in rest
+        if not (permissions and key in apart)
     ]
 
 
@@ -373,6 +418,17 @@ def too_many(count: int) -> str:
     return (
         f"one of {count} deletes, more than a push does unasked; allow them with "
         f"max_delete={count} (--max-delete {count})"
+    )
+
+
+def announce(mount: Mount, result: PushResult) -> None:
+    """Make a result known to those who listen."""
+    if result.conflict is not None and result.outcome == "conflict":
+        mount.emit(StoreConflictEvent(key=result.key, conflict=result.conflict))
+    mount.emit(
+        StorePushEvent(
+            key=result.key, outcome=result.outcome, version=result.version, grade=result.grade
+        )
     )
 
 
@@ -528,16 +584,7 @@ class _Run:
             self._rest = PushResult("", "failed", f"not sent: {lost}", error=lost)
 
     def _tell(self, result: PushResult) -> None:
-        if result.conflict is not None and result.outcome == "conflict":
-            self._mount.emit(StoreConflictEvent(key=result.key, conflict=result.conflict))
-        self._mount.emit(
-            StorePushEvent(
-                key=result.key,
-                outcome=result.outcome,
-                version=result.version,
-                grade=result.grade,
-            )
-        )
+        announce(self._mount, result)
         with self._lock:
             self._done += 1
             now = time.monotonic()

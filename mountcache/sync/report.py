@@ -35,6 +35,8 @@ Outcome = Literal[
     "held",
 ]
 
+Part = Literal["value", "permissions"]
+
 STOPPED = "the push was stopped before this key"
 """The message of a result that is "skipped" since the push was asked to end early."""
 
@@ -84,6 +86,8 @@ class Conflict:
     """The version the edit was made from; None if nobody knows."""
     mine: Side
     upstream: Side
+    part: Part = "value"
+    """permissions: those of the key, which stand in the place of the metadata of both sides."""
 
 
 Policy = str | Callable[[Conflict], str]
@@ -113,6 +117,8 @@ class PushResult:
     overwritten unseen. None where nothing can come in between."""
     version: str | None = None
     conflict: Conflict | None = None
+    part: Part = "value"
+    """What of the key it is about: its data and metadata, or its permissions."""
     error: StoreError | OSError | None = field(default=None, compare=False, repr=False)
     """What stood in the way, for outcomes "failed" and "blocked"."""
 
@@ -143,7 +149,7 @@ class GroupResult:
 
 @dataclass(frozen=True, slots=True)
 class PushReport:
-    """One result for each key."""
+    """One result for each key, and one more where its permissions were pushed, too."""
 
     results: tuple[PushResult, ...] = ()
     groups: tuple[GroupResult, ...] = ()

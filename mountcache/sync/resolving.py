@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from mountcache.errors import PushInProgressError, StoreError
 from mountcache.local.records import Edit
 from mountcache.sync import conflicts
+from mountcache.sync import permissions as rights
 from mountcache.sync.judge import Theirs, Verdict, judge
 from mountcache.sync.look import looked_at
 from mountcache.sync.mount import Mount, Mounted
@@ -49,7 +50,14 @@ def in_conflict(store: Mounted, key: str) -> Conflict | None:
     return conflicts.conflict_of(mount, edit, theirs)
 
 
-def resolve(store: Mounted, key: str, policy: str, *, seen: Conflict | None = None) -> Resolved:
+def resolve(
+    store: Mounted,
+    key: str,
+    policy: str,
+    *,
+    seen: Conflict | None = None,
+    permissions: bool = False,
+) -> Resolved:
     """Resolve the conflict of a staged key by a policy; nothing is sent.
 
     Parameters
@@ -64,6 +72,9 @@ def resolve(store: Mounted, key: str, policy: str, *, seen: Conflict | None = No
         "merge-metadata": both sides' changes of metadata, where the bytes agree.
     seen
         The conflict that somebody looked at: nothing is done if upstream shows another by now.
+    permissions
+        Resolve that of its permissions, rather than that of its value: by "ours", "theirs" or
+        "merge-metadata".
 
     Raises
     ------
@@ -80,6 +91,11 @@ def resolve(store: Mounted, key: str, policy: str, *, seen: Conflict | None = No
     mount = store.mount
     mount.staging.refuse_in_transaction("resolve")
     mount.refuse_frozen("resolve")
+    if permissions:
+        if not key.startswith(mount.prefix):
+            raise KeyError(key)
+        conflict, kept, said = rights.resolve(mount, key.removeprefix(mount.prefix), policy)
+        return Resolved(key, key if kept else None, said, conflict)
     edit, theirs = _both(mount, key)
     if not _conflicts(edit, theirs):
         raise StoreError(f"{key!r} isn't in conflict with upstream: push it, or revert it")

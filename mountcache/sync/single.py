@@ -18,6 +18,7 @@ from mountcache.events import (
     StoreUpdateEvent,
 )
 from mountcache.jsonform import parse
+from mountcache.local import permissions
 from mountcache.local.decide import merged_meta
 from mountcache.local.records import Row, Taken
 from mountcache.local.undo import entries
@@ -101,7 +102,10 @@ def undo(mount: Mount, short: str, number: int | None = None) -> Taken:
     mount.staging.refuse_in_transaction("undo")
     for taken in entries(mount.catalog.content.connection(), short):
         if number in (None, taken.seq):
-            mount.staging.restore(taken, mount.announce(short))
+            if taken.kind == "perm":
+                permissions.restore(mount.catalog, taken)
+            else:
+                mount.staging.restore(taken, mount.announce(short))
             return taken
     raise KeyError(mount.full(short))
 

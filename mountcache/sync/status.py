@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from mountcache.errors import StoreError
-from mountcache.local.records import Edit, Row, StagedEdit
+from mountcache.local.records import Edit, Row, StagedEdit, StagedPermissions
 from mountcache.local.view import matcher
+from mountcache.sync import permissions as rights
 from mountcache.sync.judge import Theirs, Verdict, against_base, judge
 from mountcache.sync.look import looked_at
 from mountcache.sync.mount import Mount, Mounted
@@ -28,6 +29,8 @@ class Status:
     staged_bytes: int
     oldest: float | None
     """When the oldest edit was made, in seconds since 1970."""
+    permissions: tuple[StagedPermissions, ...] = ()
+    """What is staged of permissions, apart from that: `push` sends it with ``permissions=True``."""
 
     @property
     def conflicts(self) -> tuple[StagedEdit, ...]:
@@ -59,8 +62,8 @@ def status(
     """
     mount = store.mount
     found = {edit.key: edit for edit in staged(mount) if group in (None, edit.group_name)}
+    matches = matcher({}, pattern)
     if pattern != "*":
-        matches = matcher({}, pattern)
         found = {key: edit for key, edit in found.items() if matches(key, {})}
     if remote:
         rows = [edit for edit in mount.edits() if mount.full(edit.key) in found]
@@ -69,10 +72,12 @@ def status(
             key = mount.full(edit.key)
             found[key] = _beside(found[key], edit, sights[edit.key])
     edits = tuple(found.values())
+    apart = tuple(one for one in rights.staged(mount) if group is None and matches(one.key, {}))
     return Status(
         edits,
         sum(edit.size or 0 for edit in edits),
-        min((edit.when for edit in edits), default=None),
+        min([*(edit.when for edit in edits), *(one.at for one in apart)], default=None),
+        apart,
     )
 
 

@@ -79,7 +79,7 @@ class Kept:
     """What `undo` can have back."""
 
     number: int
-    kind: EditKind
+    kind: EditKind | Literal["perm"]
     size: int | None
     file: str | None
     """As of `Staged`."""
