@@ -1,28 +1,106 @@
-"""Runs all benchmarks and prints their table."""
+"""Run benchmarks, and print what they came to. Each is a file of this folder with its question."""
 
 from __future__ import annotations
 
 import argparse
-import platform
+import importlib
+import json
+import pkgutil
+import sys
 import tempfile
+import time
+import traceback
 from pathlib import Path
+from typing import Any
 
-import mountcache
-from benchmarks import bulk_fetch, completing, planning, staged_set, start_up, warm_read
-from benchmarks.timing import table
+import benchmarks
+from benchmarks.pages import written
+from benchmarks.surroundings import surroundings
+from benchmarks.timing import Row, table
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 
 
-def main() -> None:
+def named() -> dict[str, Any]:
+    """Return all benchmarks by name: the modules of this folder that have a `run`."""
+    found = {}
+    for each in pkgutil.iter_modules(benchmarks.__path__):
+        if each.name != "__main__":
+            module = importlib.import_module(f"benchmarks.{each.name}")
+            if hasattr(module, "run"):
+                found[each.name] = module
+    return found
+
+
+def main() -> int:
     """Run what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    there = named()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="less work: only to see that it runs")
-    parser.add_argument("--dir", default=None, help="where to work; a real disk, not tmpfs")
+    parser.add_argument(
+        "--only", nargs="+", choices=sorted(there), metavar="NAME",
+        help=f"these only, of {', '.join(there)}",
+    )  # fmt: skip
+    parser.add_argument("--dir", help="where to work; a real disk, not tmpfs")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
+    parser.add_argument(
+        "--write-docs", action="store_true",
+        help="put the tables into docs/performance.md; with --read, those of an earlier run",
+    )  # fmt: skip
+    parser.add_argument("--read", type=Path, metavar="FILE", help="run nothing, read such a file")
     asked = parser.parse_args()
-    print(f"mountcache {mountcache.__version__}, Python {platform.python_version()}")
-    for benchmark in (warm_read, staged_set, start_up, planning, completing, bulk_fetch):
-        with tempfile.TemporaryDirectory(dir=asked.dir) as folder:
-            print(table(benchmark.run(Path(folder), quick=asked.quick)), flush=True)
+
+    if asked.read is not None:
+        document = json.loads(asked.read.read_text())
+        for ran in document["benchmarks"].values():
+            print(table([Row.of_json(row) for row in ran["rows"]]))
+    else:
+        names = asked.only or list(there)
+        document = _run({name: there[name] for name in names}, asked.dir, quick=asked.quick)
+    if asked.json is not None:
+        asked.json.write_text(json.dumps(document, indent=1) + "\n")
+    if asked.write_docs:
+        try:
+            page = written(PAGE.read_text(), document)
+        except (OSError, ValueError) as error:
+            print(f"docs/performance.md is as it was: {error}", file=sys.stderr)
+            return 1
+        PAGE.write_text(page)
+    return 1 if document["failed"] else 0
+
+
+def _run(chosen: dict[str, Any], place: str | None, *, quick: bool) -> dict[str, Any]:
+    """Run benchmarks; return what they came to as a JSON object."""
+    ran: dict[str, Any] = {}
+    failed: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(dir=place, prefix="benchmarks-") as top:
+        document = {**surroundings(Path(top)), "quick": quick}
+        for name, benchmark in chosen.items():
+            question = (benchmark.__doc__ or "").partition("\n")[0]
+            print(f"{name}: {question}", file=sys.stderr, flush=True)
+            folder = Path(top) / name
+            folder.mkdir()
+            begun = time.perf_counter()
+            try:
+                rows = benchmark.run(folder, quick=quick)
+            except Exception as error:  # noqa: BLE001 - the others are still worth their time
+                traceback.print_exc()
+                failed[name] = f"{type(error).__name__}: {error}"
+                continue
+            took = time.perf_counter() - begun
+            ran[name] = {
+                "question": question,
+                "took": round(took, 3),
+                "rows": [row.as_json() for row in rows],
+            }
+            print(table(rows), flush=True)
+            print(f"    {took:.1f} s in all", file=sys.stderr, flush=True)
+    if absent := [name for name, version in document["versions"].items() if version is None]:
+        print(f"not installed, so left out: {', '.join(absent)}", file=sys.stderr)
+    for name, why in failed.items():
+        print(f"{name} failed: {why}", file=sys.stderr)
+    return {**document, "benchmarks": ran, "failed": failed}
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

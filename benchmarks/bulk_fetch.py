@@ -44,8 +44,17 @@ def run(folder: Path, *, quick: bool) -> list[Row]:
         if shutil.which("curl"):
 
             def curl() -> int:
-                command = ["curl", "-s", "-Z", "--parallel-max", "8", "-K", str(listed)]
-                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+                command = [
+                    "curl",
+                    "-s",
+                    "--no-progress-meter",
+                    "-Z",
+                    "--parallel-max",
+                    "8",
+                    "-K",
+                    str(listed),
+                ]
+                subprocess.run(command, check=True, capture_output=True)
                 return keys
 
             contenders["curl -Z"] = curl
