@@ -15,7 +15,7 @@ from typing import Any
 
 import benchmarks
 from benchmarks.pages import written
-from benchmarks.surroundings import surroundings
+from benchmarks.surroundings import NotHere, surroundings
 from benchmarks.timing import Row, table
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
@@ -73,6 +73,7 @@ def _run(chosen: dict[str, Any], place: str | None, *, quick: bool) -> dict[str,
     """Run benchmarks; return what they came to as a JSON object."""
     ran: dict[str, Any] = {}
     failed: dict[str, str] = {}
+    left_out: dict[str, str] = {}
     with tempfile.TemporaryDirectory(dir=place, prefix="benchmarks-") as top:
         document = {**surroundings(Path(top)), "quick": quick}
         for name, benchmark in chosen.items():
@@ -83,6 +84,9 @@ def _run(chosen: dict[str, Any], place: str | None, *, quick: bool) -> dict[str,
             begun = time.perf_counter()
             try:
                 rows = benchmark.run(folder, quick=quick)
+            except NotHere as error:
+                left_out[name] = str(error)
+                continue
             except Exception as error:  # noqa: BLE001 - the others are still worth their time
                 traceback.print_exc()
                 failed[name] = f"{type(error).__name__}: {error}"
@@ -97,9 +101,11 @@ def _run(chosen: dict[str, Any], place: str | None, *, quick: bool) -> dict[str,
             print(f"    {took:.1f} s in all", file=sys.stderr, flush=True)
     if absent := [name for name, version in document["versions"].items() if version is None]:
         print(f"not installed, so left out: {', '.join(absent)}", file=sys.stderr)
+    for name, why in left_out.items():
+        print(f"{name} was left out: {why}", file=sys.stderr)
     for name, why in failed.items():
         print(f"{name} failed: {why}", file=sys.stderr)
-    return {**document, "benchmarks": ran, "failed": failed}
+    return {**document, "benchmarks": ran, "left_out": left_out, "failed": failed}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import mountcache
 
-__all__ = ["PEERS", "PROGRAMS", "installed", "program", "surroundings"]
+__all__ = ["PEERS", "PROGRAMS", "NotHere", "installed", "program", "surroundings"]
 
 PEERS = (
     "diskcache",
@@ -39,6 +39,10 @@ PROGRAMS = {
     "rclone": ("--version",),
     "wrk": ("--version",),
 }
+
+
+class NotHere(Exception):
+    """A benchmark can't run, since something isn't installed that all of it needs."""
 
 
 def installed(*packages: str) -> bool:

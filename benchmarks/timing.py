@@ -140,7 +140,7 @@ class Row:
 
 def interleaved(
     question: str,
-    contenders: Mapping[str, Callable[[], int] | None],
+    contenders: Mapping[str, Callable[[], int | float] | None],
     *,
     reference: str,
     repeats: int,
@@ -153,8 +153,9 @@ def interleaved(
     Parameters
     ----------
     contenders
-        Each does some work, and returns how many units of it. None: it isn't
-        installed here, and is named as missing.
+        Each does some work, and returns how many units of it, or as a float
+        what a unit took by its own clock. None: it isn't installed here, and is
+        named as missing.
     reference
         The contender that others are compared with; if it is missing, the
         first that isn't.
@@ -172,10 +173,10 @@ def interleaved(
             if between is not None:
                 between()
             begun = time.perf_counter()
-            units = work()
-            took = (time.perf_counter() - begun) / units
+            done = work()
+            took = time.perf_counter() - begun
             if turn >= 0:
-                runs[name].append(took)
+                runs[name].append(done if isinstance(done, float) else took / done)
     return Row(
         question,
         runs,

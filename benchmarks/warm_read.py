@@ -2,86 +2,109 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
-import diskcache
-
-from benchmarks.timing import Row, interleaved
-from mountcache import DiskCacheStore, MemoryStore, MountedStore, StringValue
+from benchmarks.readers import Read, Reader, chosen
+from benchmarks.timing import Row, at_most, interleaved
+from benchmarks.webserver import files, repository
 
 __all__ = ["run"]
 
 _SIZE = 4096
+_TOGETHER = (
+    "raw diskcache.get", "open and read a file", "mountcache", "fsspec simplecache",
+    "requests-cache, sqlite",
+)  # fmt: skip
+"""Whom threads and processes run: the floor, and the peers that are used the most."""
+_GOAL = at_most("mountcache", 1.6, "raw diskcache.get")
 
 
 def run(folder: Path, *, quick: bool) -> list[Row]:
-    """Return 4 KiB reads beside raw diskcache, and a large one beside a plain file."""
-    return [_small(folder, 50 if quick else 500), _large(folder, 16 if quick else 256)]
+    """Return 4 KiB reads by one thread, by 8 threads and by 4 processes."""
+    keys = [f"dir/key{number:04}" for number in range(20 if quick else 200)]
+    repository(folder / "files", {key: os.urandom(_SIZE) for key in keys})
+    with files(folder / "files") as url, ExitStack() as stack:
+        alone: dict[str, Callable[[], int] | None] = {}
+        threads: dict[str, Callable[[], int] | None] = {}
+        pool = stack.enter_context(ThreadPoolExecutor(8))
+        for name, reader in chosen().items():
+            alone[name] = threads[name] = None
+            if reader is not None:
+                read = stack.enter_context(reader(folder / name, url))
+                alone[name] = _by_one(read, keys)
+                threads[name] = _by_threads(read, keys, pool)
+        question = "warm read of 4 KiB with its metadata"
+        rows = [
+            interleaved(
+                f"{question}, one thread",
+                alone, reference="raw diskcache.get", repeats=2 if quick else 15, goals=[_GOAL],
+            ),
+            interleaved(
+                f"{question}, 8 threads",
+                {name: threads[name] for name in _TOGETHER},
+                reference="raw diskcache.get", repeats=2 if quick else 9, goals=[_GOAL],
+            ),
+        ]  # fmt: skip
+        processes: dict[str, Callable[[], int] | None] = {}
+        for name, reader in chosen(*_TOGETHER).items():
+            processes[name] = None
+            if reader is not None:
+                processes[name] = _by_processes(stack, name, folder / name, url, keys)
+        rows.append(
+            interleaved(
+                f"{question}, 4 processes",
+                processes, reference="raw diskcache.get", repeats=2 if quick else 9, goals=[_GOAL],
+            )
+        )  # fmt: skip
+        return rows
 
 
-def _small(folder: Path, count: int) -> Row:
-    keys = [f"dir/key {number}" for number in range(count)]
-    data = os.urandom(_SIZE)
-    raw = diskcache.Cache(folder / "raw")
-    upstream = MemoryStore()
-    for key in keys:
-        raw[key] = data
-        upstream.set(key, StringValue(data, {"n": 1}))
-    local = DiskCacheStore(folder / "small", min_free=0)
-    with MountedStore("", local, upstream, max_age=3600.0) as store:
+def _by_one(read: Read, keys: list[str]) -> Callable[[], int]:
+    def work() -> int:
         for key in keys:
-            store.to_bytes(key)
+            assert len(read(key)) == _SIZE
+        return len(keys)
 
-        def ours() -> int:
-            for key in keys:
-                value = store.get(key)
-                assert len(value.data.read()) == _SIZE
-                assert value.metadata == {"n": 1}
-            return count
+    return work
 
-        def diskcache_get() -> int:
-            for key in keys:
-                assert len(raw.get(key)) == _SIZE
-            return count
 
-        return interleaved(
-            "warm read of 4 KiB with its metadata (goal: at most 1.6x raw diskcache.get)",
-            {"raw diskcache.get": diskcache_get, "mountcache": ours},
-            reference="raw diskcache.get",
-            repeats=15,
+def _by_threads(read: Read, keys: list[str], pool: ThreadPoolExecutor) -> Callable[[], int]:
+    one = _by_one(read, keys)
+    return lambda: sum(each.result() for each in [pool.submit(one) for _ in range(8)])
+
+
+_read: Read
+"""What a process of `_by_processes` reads with."""
+
+
+def _by_processes(
+    stack: ExitStack, name: str, folder: Path, url: str, keys: list[str]
+) -> Callable[[], int]:
+    # More keys at a time than by one thread: to hand out the work takes some, too.
+    many = keys * 4
+    pool = stack.enter_context(
+        ProcessPoolExecutor(
+            4,
+            multiprocessing.get_context("spawn"),
+            initializer=_begin,
+            initargs=(name, folder, url),
         )
+    )
+    return lambda: sum(each.result() for each in [pool.submit(_read_all, many) for _ in range(4)])
 
 
-def _large(folder: Path, mebibytes: int) -> Row:
-    size = mebibytes * 1048576
-    path = folder / "plain"
-    path.write_bytes(os.urandom(1048576) * mebibytes)
-    upstream = MemoryStore()
-    with path.open("rb") as file:
-        upstream.set("large", (file, {}))
-    local = DiskCacheStore(folder / "large", size_limit=4 * size, min_free=0)
-    with MountedStore("", local, upstream, max_age=3600.0) as store:
-        store.to_file("large", folder / "aside")
+def _begin(name: str, folder: Path, url: str) -> None:
+    global _read
+    reader: Reader | None = chosen(name)[name]
+    assert reader is not None
+    # It ends with its process.
+    _read = ExitStack().enter_context(reader(folder, url))
 
-        def read(file: object) -> int:
-            done = 0
-            while piece := file.read(1048576):  # type: ignore[attr-defined]
-                done += len(piece)
-            assert done == size
-            return mebibytes
 
-        def ours() -> int:
-            with store.get_data("large") as data:
-                return read(data)
-
-        def plain() -> int:
-            with path.open("rb") as file:
-                return read(file)
-
-        return interleaved(
-            f"warm read of {mebibytes} MiB, a MiB (goal: at most 1.05x the file)",
-            {"plain file": plain, "mountcache": ours},
-            reference="plain file",
-            repeats=7,
-        )
+def _read_all(keys: list[str]) -> int:
+    return _by_one(_read, keys)()

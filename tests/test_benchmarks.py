@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.__main__ import named
 from benchmarks.pages import written
+from benchmarks.surroundings import program
 from benchmarks.timing import Row, at_least, at_most, interleaved, table
 from tests.command import ROOT, environment
 
@@ -34,7 +35,10 @@ def test_each_benchmark_runs_quickly_and_tells_its_figures(tmp_path: Path) -> No
     assert document["quick"] is True
     assert document["machine"]["cores"] >= 1
     assert {"mountcache", "Python", "SQLite", "diskcache"} <= document["versions"].keys()
-    assert sorted(document["benchmarks"]) == BENCHMARKS
+    # Some need nginx, and say so.
+    assert sorted(document["benchmarks"].keys() | document["left_out"].keys()) == BENCHMARKS
+    assert all("nginx" in why for why in document["left_out"].values())
+    assert program("nginx") is None or not document["left_out"]
     for name, ran in document["benchmarks"].items():
         assert ran["question"].endswith("?"), f"{name} doesn't ask a question"
         assert ran["rows"], f"{name} gave no row"
