@@ -435,8 +435,8 @@ def begun(content: Content, prefix: str = "") -> Iterator[Begun]:
         found = (
             content.connection()
             .execute(
-                f"SELECT key, {_COLUMNS} FROM partial WHERE key {comparison} ?"
-                " AND (?2 IS NULL OR key < ?2) ORDER BY key LIMIT ?3",
+                f"SELECT key, {_COLUMNS} FROM partial WHERE key {comparison} ?1"
+                " AND key < ?2 ORDER BY key LIMIT ?3",
                 (after, until, PAGE),
             )
             .fetchall()

@@ -21,7 +21,7 @@ __all__ = ["Which", "rows_of", "rows_where", "sizes"]
 Which = Literal["staged", "cached", "pinned", "known"]
 """With an edit; with a clean copy; with one that is pinned; known to be upstream."""
 
-_BOUNDS: Final = "key {after} :after AND (:until IS NULL OR key < :until) ORDER BY key LIMIT :page"
+_BOUNDS: Final = "key {after} :after AND key < :until ORDER BY key LIMIT :page"
 
 _KEYS: Final[dict[Which, str]] = {
     "staged": f"SELECT key FROM edit WHERE {_BOUNDS}",
@@ -84,7 +84,7 @@ def sizes(
             content.connection()
             .execute(
                 f"SELECT key, rowid, coalesce(size, 0) FROM {table}"
-                f" WHERE (key, rowid) {comparison} (?1, ?2) AND (?3 IS NULL OR key < ?3)"
+                f" WHERE (key, rowid) {comparison} (?1, ?2) AND key < ?3"
                 " ORDER BY key, rowid LIMIT ?4",
                 (*after, until, PAGE),
             )

@@ -144,9 +144,8 @@ def expire(con: sqlite3.Connection, content: Content, now: float) -> int:
 
 def entries(con: sqlite3.Connection, key: str | None = None) -> list[Taken]:
     """Return what was taken away, the last first: of one key, or of all."""
-    found = con.execute(
-        f"SELECT {_COLUMNS} FROM undo WHERE ?1 IS NULL OR key = ?1 ORDER BY seq DESC", (key,)
-    )
+    where, named = ("", ()) if key is None else ("WHERE key = ?", (key,))
+    found = con.execute(f"SELECT {_COLUMNS} FROM undo {where} ORDER BY seq DESC", named)
     return [_taken(columns) for columns in found.fetchall()]
 
 

@@ -85,10 +85,12 @@ def literal_prefix(pattern: str) -> str:
     return pattern if found is None else pattern[: found.start()]
 
 
-def past_prefix(prefix: str) -> str | None:
-    """Return a bound above all keys that begin with `prefix`; None if there is none.
+def past_prefix(prefix: str) -> str | bytes:
+    """Return a bound above all keys that begin with `prefix`.
 
-    SQLite compares text by its UTF-8 bytes, whose order is that of the code points.
+    SQLite compares text by its UTF-8 bytes, whose order is that of the code points. Where no text
+    is above them all it is a BLOB, which is above any text: so one and the same statement has two
+    bounds in any case, and is a search between them.
     """
     while prefix:
         last = ord(prefix[-1])
@@ -96,10 +98,10 @@ def past_prefix(prefix: str) -> str | None:
             # Surrogates aren't characters: the next one after U+D7FF is U+E000.
             return prefix[:-1] + chr(0xE000 if last == 0xD7FF else last + 1)
         prefix = prefix[:-1]
-    return None
+    return b""
 
 
-_RANGE = "{table}.key {{after}} :after AND (:until IS NULL OR {table}.key < :until)"
+_RANGE = "{table}.key {{after}} :after AND {table}.key < :until"
 
 
 def _view_sql(wanted: Mapping[str, str], merged: bool) -> tuple[str, dict[str, Any]]:
