@@ -6,7 +6,6 @@ import functools
 import json
 import random
 import sqlite3
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,10 +49,10 @@ def write_index(path: Path, keys: int, changed: Iterable[int] = ()) -> Path:
     return path
 
 
-@functools.cache
-def _shared(root: Path) -> tempfile.TemporaryDirectory[str]:
-    # Whoever is last lets it go: at the end of the process.
-    return tempfile.TemporaryDirectory(dir=root, prefix="catalogs-")
+def _shared(root: Path) -> Path:
+    folder = root / "catalogs"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @functools.cache
@@ -65,7 +64,7 @@ def index_of(root: Path, keys: int) -> Path:
     root
         Where benchmarks work: the folder above that of each.
     """
-    folder = Path(_shared(root).name) / f"index {keys}"
+    folder = _shared(root) / f"index {keys}"
     folder.mkdir()
     write_index(folder / "index.json", keys)
     return folder
@@ -74,7 +73,7 @@ def index_of(root: Path, keys: int) -> Path:
 @functools.cache
 def catalog(root: Path, keys: int) -> Path:
     """Return the directory of a store that has taken in the index of so many keys."""
-    directory = Path(_shared(root).name) / f"catalog {keys}"
+    directory = _shared(root) / f"catalog {keys}"
     if keys:
         with mounted(directory, index_of(root, keys)) as store:
             store.update_index()
@@ -96,7 +95,7 @@ def mounted(directory: Path, folder: Path) -> MountedStore:
 @functools.cache
 def rows_of(root: Path, keys: int) -> sqlite3.Connection:
     """Return a bare table of the same keys, with indexes on what is asked for."""
-    con = sqlite3.connect(Path(_shared(root).name) / f"bare {keys}.db", isolation_level=None)
+    con = sqlite3.connect(_shared(root) / f"bare {keys}.db", isolation_level=None)
     con.execute("PRAGMA journal_mode = WAL")
     con.execute("CREATE TABLE entry (key TEXT PRIMARY KEY, meta TEXT) WITHOUT ROWID")
     con.execute("BEGIN")

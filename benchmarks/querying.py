@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.catalogs import catalog, entries, index_of, key, mounted, rows_of
-from benchmarks.timing import Row, interleaved
+from benchmarks.timing import Row, at_most, interleaved
 from mountcache import MountedStore
 
 __all__ = ["contenders", "run"]
@@ -42,7 +42,7 @@ def run(folder: Path, *, quick: bool) -> list[Row]:
 
             rows.append(
                 interleaved(
-                    f"query of {keys:,} keys (goal: under 1 ms at 1,000,000)",
+                    f"query of {keys:,} keys",
                     {
                         "one indexed SELECT": selected,
                         "a scan of a dict": scanned,
@@ -50,6 +50,7 @@ def run(folder: Path, *, quick: bool) -> list[Row]:
                     },
                     reference="one indexed SELECT",
                     repeats=repeats,
+                    goals=(at_most("exact match", 1e-3),) if keys == 1_000_000 else (),
                 )
             )
             rows.append(_globs(store, known, keys, repeats))
