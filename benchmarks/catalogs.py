@@ -6,13 +6,14 @@ import functools
 import json
 import random
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from mountcache import DiskCacheStore, MountedStore, StaticURLStore
 
-__all__ = ["catalog", "entries", "index_of", "key", "mounted", "rows_of", "write_index"]
+__all__ = ["catalog", "entries", "index_of", "key", "made", "mounted", "rows_of", "write_index"]
 
 KINDS = ("temperature", "pressure", "humidity", "wind", "rain", "snow", "sun")
 
@@ -70,17 +71,20 @@ def index_of(root: Path, keys: int) -> Path:
     return folder
 
 
-@functools.cache
 def catalog(root: Path, keys: int) -> Path:
     """Return the directory of a store that has taken in the index of so many keys."""
+    return made(root, keys)[0]
+
+
+@functools.cache
+def made(root: Path, keys: int) -> tuple[Path, float]:
+    """Return the same, and how many seconds it took to take the index in."""
     directory = _shared(root) / f"catalog {keys}"
-    if keys:
-        with mounted(directory, index_of(root, keys)) as store:
-            store.update_index()
-    else:
-        with DiskCacheStore(directory, min_free=0) as local:
-            local.exists("nothing")
-    return directory
+    with mounted(directory, index_of(root, keys)) as store:
+        store.exists("nothing")
+        begun = time.perf_counter()
+        store.update_index()
+        return directory, time.perf_counter() - begun
 
 
 def mounted(directory: Path, folder: Path) -> MountedStore:
