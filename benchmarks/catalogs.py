@@ -42,10 +42,11 @@ def entries(keys: int, changed: Iterable[int] = ()) -> Iterator[tuple[str, dict[
 def write_index(path: Path, keys: int, changed: Iterable[int] = ()) -> Path:
     """Write an ``index.json``, a key a line."""
     with path.open("w", encoding="utf-8") as file:
-        separator = "{\n"
+        separator = "{"
+        file.write("" if keys else "{")
         for name, metadata in entries(keys, changed):
-            file.write(f"{separator}{json.dumps(name)}:{json.dumps(metadata)}")
-            separator = ",\n"
+            file.write(f"{separator}\n{json.dumps(name)}:{json.dumps(metadata)}")
+            separator = ","
         file.write("\n}\n")
     return path
 
@@ -81,7 +82,7 @@ def made(root: Path, keys: int) -> tuple[Path, float]:
     """Return the same, and how many seconds it took to take the index in."""
     directory = _shared(root) / f"catalog {keys}"
     with mounted(directory, index_of(root, keys)) as store:
-        store.exists("nothing")
+        store.mount.catalog.row("nothing")  # it is opened at its first use
         begun = time.perf_counter()
         store.update_index()
         return directory, time.perf_counter() - begun

@@ -66,7 +66,7 @@ def run(folder: Path, *, quick: bool) -> list[Row]:
             return 1
 
         def replaced() -> None:
-            number = next(turn)
+            number = next(turn) // 2  # it is called for both contenders
             aside = source / "aside"
             shutil.copyfile(versions[number % 2], aside)
             os.utime(aside, (before.st_mtime + number, before.st_mtime + number))
