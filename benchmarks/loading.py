@@ -83,7 +83,8 @@ def run(folder: Path, *, quick: bool) -> list[Row]:
             f"a poll of an index of {keys:,} keys, 0.1 % of them changed",
             {"orjson.loads": parsed, "mountcache": changed},
             reference="orjson.loads",
-            repeats=2 if quick else 3,
+            repeats=2,
+            warm=False,
             goals=(at_most("mountcache", 3, "orjson.loads"),),
             between=replaced,
         )
