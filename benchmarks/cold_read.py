@@ -35,7 +35,7 @@ def run(folder: Path, *, quick: bool) -> list[Row]:
     large = os.urandom(_MIB) * mebibytes
     contents = {
         **{key: os.urandom(4096) for key in small},
-        **{key: large[: 8 * _MIB] for key in firsts},
+        **dict.fromkeys(firsts, large[: 8 * _MIB]),
         "large": large,
     }
     repository(folder / "files", contents)

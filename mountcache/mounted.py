@@ -191,6 +191,7 @@ class MountedStore(AbstractStore):
             may_probe=self._may_probe,
             quiet=self._pushing.quiet,
             rules=self._rules,
+            max_age=self._chosen.max_age,
         )
         rules, point = self._rules, self.mount_point
         catalog.pins = None if rules is None else lambda key: rules.pins(point + key)

@@ -46,8 +46,10 @@ def status(
     Two letters a key. Here: A added, M modified, m modified in its metadata alone, D deleted, R
     renamed; P, on a line of its own: permissions, which `push --permissions` sends. Upstream, as
     far as is known here: = as what it was made from, U changed since, X gone, C in conflict, ?
-    not known. Ends with 0 if nothing is staged, 1 if something is, 2 if there are conflicts, 4
-    if upstream was to be looked at and is out of reach.
+    not known. Beside them: held back; pinned; stale, if upstream was asked longer ago than its
+    answer counts; why the last push failed, and when it is tried again. Ends with 0 if nothing is
+    staged, 1 if something is, 2 if there are conflicts, 4 if upstream was to be looked at and is
+    out of reach.
     """
     from mountcache.sync import status as staged
     from mountcache.sync.pusher import pusher_of
@@ -132,6 +134,11 @@ def letters(edit: StagedEdit) -> str:
     return here + ("C" if edit.in_conflict else _BESIDE[edit.upstream])
 
 
+def _flags(edit: StagedEdit) -> dict[str, bool]:
+    """Return what else is to be said of a key, by name."""
+    return {"held": edit.held, "pinned": edit.pinned, "stale": edit.stale, "failed": edit.failed}
+
+
 def ago(seconds: float) -> str:
     """Return how long ago something was, as people say it."""
     for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
@@ -167,6 +174,12 @@ def _tell_all(found: Status, *, pushed: bool) -> None:
     count = f"{len(found.edits) + len(found.permissions):,} staged, {amount(found.staged_bytes)}"
     oldest = "" if found.oldest is None else f", the oldest {ago(now - found.oldest)}"
     note(count + oldest)
+    asked = [edit.checked or edit.when for edit in found.edits if edit.stale]
+    if asked:
+        note(
+            f"stale: upstream was asked last {ago(now - min(asked))}; `mountcache status --remote` "
+            "looks now"
+        )
 
 
 def _tell(edits: Iterable[StagedEdit], now: float, *, pushed: bool) -> None:
@@ -177,10 +190,10 @@ def _tell(edits: Iterable[StagedEdit], now: float, *, pushed: bool) -> None:
         if edit.partner is not None:
             key += f" -> {one_line(edit.partner)}"
         size = f", {amount(edit.size)}" if edit.what == "data" else ""
-        held = ", held" if edit.held else ""
+        flags = [name for name, there in _flags(edit).items() if there and name != "failed"]
         tell(
             f"{click.style(here, fg=_COLORS[here])}{click.style(there, fg=color)} {key}  "
-            f"({one_line(edit.author)}, {ago(now - edit.when)}{size}{held})"
+            f"({', '.join([one_line(edit.author), ago(now - edit.when) + size, *flags])})"
         )
         if edit.held_why is not None and edit.held_why.startswith("never"):
             tell(f"   {one_line(edit.held_why)}")
@@ -223,6 +236,10 @@ def _document(edit: StagedEdit) -> dict[str, Any]:
         "renamed_from": edit.renamed_from,
         "held": edit.held,
         "held_why": edit.held_why,
+        "pinned": edit.pinned,
+        "stale": edit.stale,
+        "checked": edit.checked,
+        "failed": edit.failed,
         "in_flight": edit.in_flight,
         "tries": edit.tries,
         "tried": edit.tried,

@@ -12,7 +12,7 @@ from itertools import islice
 from mountcache.local.catalog import Catalog
 from mountcache.local.view import PAGE
 
-__all__ = ["is_pinned", "set_pinned"]
+__all__ = ["is_pinned", "pinned_under_edits", "set_pinned"]
 
 
 def is_pinned(catalog: Catalog, key: str) -> bool:
@@ -20,6 +20,13 @@ def is_pinned(catalog: Catalog, key: str) -> bool:
     con = catalog.content.connection()
     found = con.execute("SELECT pinned FROM copy WHERE key = ?", (key,)).fetchone()
     return found is not None and bool(found[0])
+
+
+def pinned_under_edits(catalog: Catalog) -> frozenset[str]:
+    """Return the staged keys whose copy is pinned."""
+    con = catalog.content.connection()
+    sql = "SELECT e.key FROM edit e JOIN copy c ON c.key = e.key WHERE c.pinned"
+    return frozenset(key for (key,) in con.execute(sql).fetchall())
 
 
 def set_pinned(catalog: Catalog, keys: Iterable[str], pinned: bool) -> list[str]:

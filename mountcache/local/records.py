@@ -259,6 +259,18 @@ class StagedEdit:
     """The digest of its data; None if there is none in it."""
     meta: str = "{}"
     """Its metadata as JSON text."""
+    pinned: bool = False
+    """Whether the copy of the key that is here is pinned; what is pushed will be, too."""
+    stale: bool = False
+    """Whether `upstream` is out of date, perhaps: it was asked longer ago than what it says counts
+    (`max_age`, else its own word, else how often its index is read, else a day)."""
+    checked: float | None = None
+    """When upstream was asked about the key last, as far as that is written down."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether its last push failed: `error` says why."""
+        return self.error is not None
 
     @property
     def metadata(self) -> dict[str, Any]:

@@ -65,6 +65,8 @@ class Mount:
     """Seconds for which an edit rests before a background pusher sends it."""
     rules: Rules | None = None
     """What goes for some keys alone; None: nothing."""
+    max_age: float | None = None
+    """Seconds for which a copy is used without asking; None: as upstream says."""
     counts: Counts = field(default_factory=Counts)
     probing: Lock = field(default_factory=Lock, compare=False, repr=False)
     """Held by who probes."""
