@@ -70,6 +70,13 @@ MINE = {
         lambda store, key: store.update_metadata(key, {"by": "me", "mine": 1}),
         {"": (BASE[0], {"by": "me", "mine": 1})},
     ),
+    "metadata again": Mine(
+        lambda store, key: (
+            store.update_metadata(key, {"by": "me"}),
+            store.update_metadata(key, {"by": "lab"}),
+        ),
+        {"": BASE},
+    ),
     "deleted": Mine(lambda store, key: store.delete(key), {}),
     "renamed": Mine(lambda store, key: store.mv(key, key + NEW), {NEW: BASE}),
 }
@@ -83,6 +90,7 @@ UPSTREAM: dict[str, Callable[[Mine], Keys]] = {
     "same as mine": lambda mine: mine.wanted,
     "mine and a new name": lambda mine: {"": (VALUE[0], {**VALUE[1], "unit": "m"})},
     "same data, other metadata": lambda mine: {"": (VALUE[0], {"unit": "m"})},
+    "same data, a name of mine": lambda mine: {"": (VALUE[0], {"by": "others"})},
     "a new name": lambda mine: {"": (BASE[0], {**BASE[1], "unit": "m"})},
     "a name of mine": lambda mine: {"": (BASE[0], {"by": "others"})},
     "the old name has other data": lambda mine: {"": (THEIRS, BASE[1])},
@@ -116,7 +124,6 @@ AFTER: dict[str, Callable[[Mine, Keys], Keys]] = {
     "the changes of both": lambda mine, before: {
         "": _theirs_and_mine(mine.base or (b"", {}), before[""], mine.wanted[""])
     },
-    "no data, and my metadata": lambda mine, before: {"": (b"", mine.wanted[""][1])},
     "the new name, and the old one as it was": lambda mine, before: {**before, **mine.wanted},
 }
 
@@ -127,7 +134,6 @@ PLANNED: dict[str, set[str]] = {
     "given up": {"discard"},
     "both": {"keep both"},
     "merged": {"replace", "metadata", "merge metadata"},
-    "empty": {"create"},
     "two names": {"discard"},
     "half": {"conflict"},
 }

@@ -337,9 +337,17 @@ def _tell_result(result: PushResult, said: str) -> None:
         return
     for side in (result.conflict.mine, result.conflict.upstream):
         what = "deleted" if not side.present else f"{amount(side.size)}, {_digest(side)}"
+        if (
+            side is result.conflict.mine
+            and side.present
+            and side.size is None
+            and side.sha256 is None
+        ):
+            what = "its metadata alone"
         tell(f"   {one_line(side.label)}: {what}")
     if result.outcome == "conflict":
-        tell("   nothing was overwritten, the edit stays staged")
+        why, _, _ = result.message.removeprefix("conflict: ").partition(". ")
+        tell(f"   {one_line(why)}")
     elif result.message:
         tell(f"   {one_line(result.message)}")
 

@@ -58,7 +58,7 @@ def resolve(
         case "fail":
             return _fail(mount, conflict, edit)
         case "ours":
-            return _ours(mount, edit, theirs)
+            return _ours(mount, conflict, edit, theirs)
         case "theirs":
             return _theirs(mount, conflict, edit)
         case "keep-both":
@@ -69,7 +69,7 @@ def resolve(
             raise AssertionError(other)
 
 
-def _fail(mount: Mount, conflict: Conflict, edit: Edit) -> Resolution:
+def _fail(mount: Mount, conflict: Conflict, edit: Edit, why: str = "") -> Resolution:
     what = {
         (True, True): "both sides changed it",
         (True, False): "it was deleted upstream and edited here",
@@ -80,13 +80,21 @@ def _fail(mount: Mount, conflict: Conflict, edit: Edit) -> Resolution:
     message = (
         f"{CONFLICT}{what}; nothing was overwritten and the edit stays staged. "
         f"{conflict.upstream.label} against {conflict.mine.label}: push it with a policy "
-        "(ours, theirs, keep-both, merge-metadata), or revert it"
+        "(mine, upstream, keep-both, merge-metadata), or revert it"
     )
+    message = f"{CONFLICT}{why}; the edit stays staged" if why else message
     mount.journal.failed(edit, message)
     return Resolution(PushResult(conflict.key, "conflict", message))
 
 
-def _ours(mount: Mount, edit: Edit, theirs: Theirs) -> Resolution:
+def _ours(mount: Mount, conflict: Conflict, edit: Edit, theirs: Theirs) -> Resolution:
+    if edit.kind == "meta" and not theirs.present:
+        # An empty key in the place of the data that were deleted is what nobody wants.
+        return _fail(
+            mount, conflict, edit,
+            "the key was deleted upstream, and its metadata alone are edited here: there are no "
+            "data to send; put the data, too, or revert it",
+        )  # fmt: skip
     return _rebased(mount, edit, theirs, "mine replaced upstream's version.")
 
 
@@ -99,14 +107,17 @@ def _rebased(mount: Mount, edit: Edit, theirs: Theirs, message: str) -> Resoluti
 def _resend(mount: Mount, edit: Edit, message: str) -> Resolution:
     now = mount.catalog.row(edit.key).edit
     if now is None or now.seq != edit.seq:
-        return Resolution(
-            PushResult(mount.full(edit.key), "skipped", "it was edited again meanwhile")
-        )
+        return _edited_meanwhile(mount.full(edit.key))
     return Resolution(edit=now, message=message)
 
 
+def _edited_meanwhile(key: str) -> Resolution:
+    return Resolution(PushResult(key, "skipped", "it was edited again meanwhile"))
+
+
 def _theirs(mount: Mount, conflict: Conflict, edit: Edit) -> Resolution:
-    mount.journal.yield_to_upstream(edit)
+    if not mount.journal.yield_to_upstream(edit):
+        return _edited_meanwhile(conflict.key)
     return Resolution(
         PushResult(conflict.key, "already there", "upstream's version stays; mine was discarded")
     )
@@ -139,6 +150,8 @@ def _merge(mount: Mount, conflict: Conflict, edit: Edit, theirs: Theirs) -> Reso
 def merged_by_name(edit: Edit, theirs: Theirs) -> dict[str, Any] | None:
     """Return the metadata of both sides, None if there is no merging them."""
     base = edit.base.meta if edit.base.meta is not None else edit.base.entry
+    if edit.base.kind in ("none", "unknown", "absent"):
+        base = "{}"  # both added it
     bytes_agree = edit.kind == "meta" or (
         theirs.sha256 is not None and theirs.sha256 in (edit.sha256, edit.base.sha256)
     )

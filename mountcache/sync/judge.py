@@ -90,10 +90,14 @@ def judge(mine: Edit | Op, theirs: Theirs, base: BaseOf | None = None) -> Verdic
             return Verdict.CONFLICT
         return _of_delete(against_base(theirs, base))
     if not theirs.present:
-        return Verdict.SEND if created else Verdict.CONFLICT
+        if created:
+            return Verdict.SEND
+        return Verdict.YIELD if _changes_nothing(mine, base) else Verdict.CONFLICT
     metadata = _metadata_part(mine, base, theirs, created=created)
     if mine.kind == "meta":
         # Foreign data is none of a metadata edit's business.
+        if metadata == "foreign" and _changes_nothing(mine, base):
+            return Verdict.YIELD
         return {
             "ours": Verdict.DONE,
             "base": Verdict.SEND,
@@ -191,13 +195,10 @@ def _sizes_differ(mine: Edit | Op, theirs: Theirs) -> bool:
 
 
 def _changes_nothing(mine: Edit | Op, base: BaseOf) -> bool:
-    return (
-        mine.kind == "put"
-        and base.sha256 is not None
-        and base.sha256 == mine.sha256
-        and base.meta is not None
-        and _same(base.meta, mine.meta)
-    )
+    before = base.meta if base.meta is not None else base.entry
+    if before is None or not _same(before, mine.meta):
+        return False
+    return mine.kind == "meta" or (base.sha256 is not None and base.sha256 == mine.sha256)
 
 
 def _same(one: str, other: str) -> bool:

@@ -232,7 +232,7 @@ def _of_conflict(edit: Edit, theirs: Theirs, policy: str) -> Action:
     """Return what a policy makes of a conflict; not each has an answer to each."""
     match policy:
         case "ours" if edit.kind == "meta" and not theirs.present:
-            return "create"
+            return "conflict"
         case "ours":
             return _sends(edit, theirs)
         case "keep-both" if edit.kind == "put":

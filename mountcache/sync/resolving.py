@@ -87,7 +87,7 @@ def resolve(
     StoreUnavailableError
         If upstream is out of reach.
     """
-    policy = policy_of(policy)
+    said, policy = policy, policy_of(policy)
     mount = store.mount
     mount.staging.refuse_in_transaction("resolve")
     mount.refuse_frozen("resolve")
@@ -112,7 +112,7 @@ def resolve(
         why = "the data, or one name of the metadata, was changed on both sides"
     else:
         why = found.result.message
-    raise StoreError(f"{key!r} can't be resolved by {policy}: {why}")
+    raise StoreError(f"{key!r} can't be resolved by {said}: {why}")
 
 
 def _conflicts(edit: Edit, theirs: Theirs) -> bool:

@@ -329,11 +329,13 @@ class Sender:
         return Settled(version, meta, theirs.validators if version else "", None)
 
     def _yield(self, edit: Edit, theirs: Theirs, message: str) -> PushResult:
-        self.mount.journal.yield_to_upstream(edit)
+        if not self.mount.journal.yield_to_upstream(edit):
+            return PushResult(self.mount.full(edit.key), "skipped", "it was edited again meanwhile")
+        what = "change" if theirs.present else "deletion"
         return PushResult(
             self.mount.full(edit.key),
             "already there",
-            f"{message}; upstream's change stays",
+            f"{message}; upstream's {what} stays",
             version=theirs.version,
         )
 
@@ -369,9 +371,11 @@ class Sender:
         if judge(op, theirs) is Verdict.UNSURE:
             theirs = look(mount, op.key, digest=True)
         match judge(op, theirs):
-            case Verdict.DONE | Verdict.YIELD:
+            case Verdict.DONE:
                 self._applied(op, self._settled(op, theirs))
-            case Verdict.CONFLICT if send and self._enforces and op.base.as_base is not None:
+            case Verdict.CONFLICT | Verdict.YIELD if (
+                send and self._enforces and op.base.as_base is not None
+            ):
                 self._ask_again(op)
             case Verdict.SEND_DATA | Verdict.SEND_METADATA:
                 mount.journal.refused(op, half=base_of(theirs))

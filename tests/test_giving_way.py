@@ -1,0 +1,138 @@
+"""Edits that give way to upstream, and those that can't: none is lost, and none makes up data."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mountcache import sync
+from mountcache.abc import SupportsWrite
+from mountcache.backing.dynamic import DynamicURLStore
+from mountcache.errors import StoreError, StoreUnavailableError
+from mountcache.local.disk import DiskCacheStore
+from mountcache.mounted import MountedStore
+from mountcache.testing import Origin
+from tests.command import Inside
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    with Origin({"k": (b"base", {"by": "lab"})}) as server:
+        yield server
+
+
+@pytest.fixture
+def store(origin: Origin, tmp_path: Path) -> Iterator[MountedStore]:
+    backing = DynamicURLStore(f"{origin.url}keys", f"{origin.url}query")
+    with MountedStore("", DiskCacheStore(tmp_path / "here"), backing) as mounted:
+        yield mounted
+
+
+@pytest.fixture
+def shell(tmp_path: Path, origin: Origin) -> Inside:
+    (tmp_path / "mountcache.toml").write_text(f'url = "{origin.url}"\n')
+    return Inside(tmp_path)
+
+
+def put_again(store: MountedStore) -> None:
+    store.to_bytes("k")
+    store.set("k", (io.BytesIO(b"base"), {"by": "lab"}))
+
+
+def test_what_was_put_again_gives_way_to_a_deletion_and_can_be_had_back(
+    store: MountedStore, origin: Origin
+) -> None:
+    put_again(store)
+    origin.remove("k")
+    (result,) = sync.push(store).results
+    assert (result.outcome, result.message) == (
+        "already there", "the edit changed nothing; upstream's deletion stays",
+    )  # fmt: skip
+    assert not store.exists("k")
+    assert not origin.store.exists("k")
+    store.undo("k")
+    assert store.to_bytes("k") == b"base"
+
+
+def test_an_edit_made_meanwhile_is_not_said_to_be_given_up(
+    store: MountedStore, origin: Origin
+) -> None:
+    store.to_bytes("k")
+    store.set("k", (io.BytesIO(b"mine"), {"by": "me"}))
+    origin.change("k", b"theirs", {})
+
+    def upstream(_: sync.Conflict) -> str:
+        store.set("k", (io.BytesIO(b"mine, later"), {"by": "me"}))
+        return "theirs"
+
+    (result,) = sync.push(store, on_conflict=upstream).results  # type: ignore[arg-type]
+    assert result.outcome == "skipped"
+    assert store.to_bytes("k") == b"mine, later"
+    assert [edit.key for edit in store.staged()] == ["k"]
+
+
+def test_metadata_never_make_an_empty_key_of_one_that_is_gone(
+    store: MountedStore, origin: Origin, shell: Inside
+) -> None:
+    assert shell("cat", "k").code == 0
+    assert shell("meta", "k", "by=me").code == 0
+    origin.remove("k")
+    pushed = shell("push", "--on-conflict", "mine")
+    assert pushed.code == 2
+    assert "there are no data to send; put the data, too, or revert it" in pushed.text
+    assert "its metadata alone" in pushed.text
+    assert shell("resolve", "k", "--mine").code == 3
+    planned = shell("push", "--dry-run", "--on-conflict", "mine")
+    assert "conflict" in planned.text
+    assert not origin.store.exists("k")
+    # What docs/conflicts.md says is to be done.
+    base = shell("cat", "k", "--side", "base")
+    assert shell("put", "k", given=base.out).code == 0
+    assert shell("push", "--on-conflict", "mine").code == 0
+    assert origin.store.to_bytes("k") == b"base"
+    assert origin.store.get_metadata("k") == {"by": "me"}
+
+
+def test_an_answer_that_was_lost_before_a_deletion_brings_nothing_back(
+    store: MountedStore, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_again(store)
+    backing = store.backing_store
+    assert isinstance(backing, SupportsWrite)
+    with monkeypatch.context() as patched:
+
+        def lost(*args: object, **kwargs: object) -> object:
+            raise StoreUnavailableError("the line is dead", maybe_applied=True)
+
+        patched.setattr(type(backing), "set_if", lost)
+        (result,) = sync.push(store).results
+        assert result.outcome == "failed"
+    origin.remove("k")
+    (result,) = sync.push(store).results
+    assert result.outcome == "already there"
+    assert not store.exists("k")
+    assert not list(store.staged())
+
+
+def test_two_added_the_same_data_and_each_its_metadata(
+    store: MountedStore, origin: Origin, shell: Inside
+) -> None:
+    assert shell("put", "new", "--meta", "by=me", "--meta", "n:=1", given=b"new").code == 0
+    origin.change("new", b"new", {"unit": "m", "n": 1})
+    assert shell("push").code == 2
+    assert shell("resolve", "new", "--merge-metadata").code == 0
+    assert shell("push").code == 0
+    assert origin.store.get_metadata("new") == {"by": "me", "n": 1, "unit": "m"}
+    assert origin.store.to_bytes("new") == b"new"
+
+
+def test_two_added_other_data_is_nothing_that_metadata_could_mend(
+    store: MountedStore, origin: Origin
+) -> None:
+    store.set("new", (io.BytesIO(b"mine"), {"by": "me"}))
+    origin.change("new", b"theirs", {"unit": "m"})
+    with pytest.raises(StoreError, match="the data, or one name of the metadata"):
+        sync.resolve(store, "new", "merge-metadata")
