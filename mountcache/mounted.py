@@ -751,28 +751,36 @@ class MountedStore(AbstractStore):
         self._agree()
         return staged(self.mount)
 
-    def hold(self, *keys: str) -> None:
+    def hold(self, *keys: str) -> list[str]:
         """Hold staged edits back: no push sends them until `unhold`. All of them, or none.
+
+        A group is published together: to hold one of its edits holds all of it.
+
+        Returns
+        -------
+        list of str
+            The keys that are held by that, those that belong to the named ones among them.
 
         Raises
         ------
         KeyError
             If nothing is staged for one.
         """
-        self._hold(keys, held=True)
+        return self._hold(keys, held=True)
 
-    def unhold(self, *keys: str) -> None:
-        """Let staged edits go that `hold` holds back; raises as it does."""
-        self._hold(keys, held=False)
+    def unhold(self, *keys: str) -> list[str]:
+        """Let staged edits go that `hold` holds back; returns and raises as it does."""
+        return self._hold(keys, held=False)
 
-    def _hold(self, keys: tuple[str, ...], *, held: bool) -> None:
+    def _hold(self, keys: tuple[str, ...], *, held: bool) -> list[str]:
         mount = self.mount
         mount.staging.refuse_in_transaction("hold" if held else "unhold")
         self._agree(*(self._mine(key) for key in keys))
         try:
-            mount.staging.hold([self._mine(key) for key in keys], held=held)
+            found = mount.staging.hold([self._mine(key) for key in keys], held=held)
         except KeyError as error:
             raise KeyError(mount.full(error.args[0])) from None
+        return [mount.full(key) for key in found]
 
     # -- permissions ---------------------------------------------------------------------
 

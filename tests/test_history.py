@@ -374,6 +374,47 @@ def test_what_comes_into_a_group_that_is_held_is_held(store: MountedStore) -> No
     assert [edit.held for edit in store.staged()] == [True, True]
 
 
+def test_one_key_of_a_group_holds_all_of_it(
+    store: MountedStore, repository: DiskCacheStore
+) -> None:
+    with store.transaction("together"):
+        store.from_bytes("a", b"1")
+        store.from_bytes("b", b"1")
+    store.from_bytes("lone", b"1")
+    assert store.hold("b") == ["a", "b"]
+    report = sync.push(store)
+    assert {each.key: each.outcome for each in report.results} == {
+        "a": "held", "b": "held", "lone": "pushed",
+    }  # fmt: skip
+    assert report.ok
+    assert repository.to_bytes("a") == b"a"
+    assert sync.push(store, ["a"])["a"].outcome == "held"
+    assert store.unhold("a") == ["a", "b"]
+    (group,) = sync.push(store).groups
+    assert group.outcome == "complete"
+    assert repository.to_bytes("b") == b"1"
+
+
+def test_what_comes_to_be_together_with_what_is_held_is_held(
+    store: MountedStore, repository: DiskCacheStore
+) -> None:
+    store.from_bytes("a", b"1")
+    store.hold("a")
+    with store.transaction("joins"):
+        store.from_bytes("b", b"1")
+        store.from_bytes("a", b"2")
+    assert {edit.key: edit.held for edit in store.staged()} == {"a": True, "b": True}
+    store.unhold("b")
+    store.from_bytes("draft", b"1")
+    store.hold("draft")
+    store.mv("draft", "draft 2")
+    store.from_bytes("lone", b"1")
+    held = {edit.key for edit in store.staged() if edit.held}
+    assert held == {"draft 2"}
+    assert sync.push(store).ok
+    assert not repository.exists("draft 2")
+
+
 def test_all_are_held_or_none(store: MountedStore) -> None:
     store.from_bytes("a", b"mine")
     with pytest.raises(KeyError, match="b"):
@@ -383,14 +424,12 @@ def test_all_are_held_or_none(store: MountedStore) -> None:
         store.hold("a")
 
 
-def test_half_of_a_rename_waits_for_the_one_that_is_held(
-    store: MountedStore, repository: DiskCacheStore
-) -> None:
+def test_both_halves_of_a_rename_are_held(store: MountedStore, repository: DiskCacheStore) -> None:
     store.mv("a", "c")
-    store.hold("c")
+    assert store.hold("c") == ["c", "a"]
     outcomes = {each.key: each.outcome for each in sync.push(store).results}
-    assert outcomes == {"c": "held", "a": "skipped"}
+    assert outcomes == {"c": "held", "a": "held"}
     assert repository.exists("a")
-    store.unhold("c")
+    assert store.unhold("a") == ["c", "a"]
     assert sync.push(store).ok
     assert sorted(repository.query_keys()) == ["b", "c"]

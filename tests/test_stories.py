@@ -547,7 +547,9 @@ def test_the_change_set(lab: Repository, desk: Desk) -> None:
     status = went(ada("status", "--group", "release"), 1).text
     assert status.startswith("release: ")
     assert "unrelated" not in status
-    went(ada("hold", "--group", "release"))
+    held = went(ada("hold", "surveys/README")).text.splitlines()
+    assert "held back: surveys/README" in held
+    assert "held back: surveys/2025.csv (it belongs to what was named)" in held
     went(ada("push"))
     assert lab.names() == ["surveys/2024.csv", "surveys/readme.txt", "unrelated.txt"]
     went(ada("unhold", "--group", "release"))

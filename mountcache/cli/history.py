@@ -133,12 +133,14 @@ def _held(verb: str, said: str) -> Callable[..., None]:
         with opened() as store:
             keys = staged_ones(store, words, exact=exact) if words else None
             keys = keys or [] if group is None else in_group(store, group, keys)
-            getattr(store, verb)(*keys)
-        for key in keys:
+            found = getattr(store, verb)(*keys)
+        named = set(keys)
+        for key in found:
             if as_json:
                 show({"key": key, "held": verb == "hold"})
             else:
-                tell(one_line(f"{said}: {key}"))
+                with_it = "" if key in named else " (it belongs to what was named)"
+                tell(one_line(f"{said}: {key}{with_it}"))
 
     return act
 
@@ -157,9 +159,12 @@ hold = _command(
     "held back",
     """Hold staged edits back: no push sends them until `mountcache unhold`.
 
-    What is edited again stays held, and so does what comes into a group that is.
+    What belongs together is held together: one key of a group holds all of it. What is edited
+    again stays held, and so does what comes into a group that is.
     """,
 )
 unhold = _command(
-    "unhold", "to be pushed", "Let staged edits go that `mountcache hold` holds back."
+    "unhold",
+    "to be pushed",
+    "Let staged edits go that `mountcache hold` holds back, and what belongs to them.",
 )

@@ -8,6 +8,7 @@ here meanwhile. A change outside a transaction is one commit that reads, decides
 from __future__ import annotations
 
 import io
+import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -349,8 +350,11 @@ class Staging:
         with self.catalog.content.write() as con:
             undo.forget(con, self.catalog.content, taken.seq)
 
-    def hold(self, keys: Iterable[str], *, held: bool) -> None:
+    def hold(self, keys: Iterable[str], *, held: bool) -> list[str]:
         """Hold staged edits back, so that no push sends them, or let them go; all or none.
+
+        What belongs to one goes with it, for it is to be published together. Returns the keys of
+        all these edits, in the order of their making.
 
         Raises
         ------
@@ -358,11 +362,18 @@ class Staging:
             If nothing is staged for one.
         """
         with self.catalog.content.write() as con:
+            groups = set()
             for key in keys:
-                found = con.execute("UPDATE edit SET held = ? WHERE key = ?", (int(held), key))
-                if not found.rowcount:
+                found = con.execute("SELECT grp FROM edit WHERE key = ?", (key,)).fetchone()
+                if found is None:
                     raise KeyError(key)
+                groups.add(found[0])
+            for group in groups:
+                con.execute("UPDATE edit SET held = ? WHERE grp = ?", (int(held), group))
+            sql = "SELECT key FROM edit WHERE grp IN (SELECT value FROM json_each(?)) ORDER BY seq"
+            found = con.execute(sql, (json.dumps(list(groups)),)).fetchall()
         self.changed()
+        return [key for (key,) in found]
 
     def done(self, op_id: str) -> Pushed | None:
         """Return the answer to a write that was applied here before, under this id."""
@@ -534,6 +545,7 @@ class Staging:
             if draft.kind == "del" and not mounted and row.op is not None:
                 raise _in_flight(staged.announce.key)
             grown += (draft.size or 0) - ((row.edit.size or 0) if row.edit is not None else 0)
+            held = max(held, row.edit.held if row.edit is not None else 0)
             seq = next_seq(con)
             group = group or seq
             if row.edit is not None and len(transaction.staged) == 1 and not transaction.group:
@@ -558,6 +570,9 @@ class Staging:
                 author=staged.announce.author, size=draft.size, version=draft.version,
                 note=transaction.notes,
             )  # fmt: skip
+        if held:
+            # What comes to be together with something that is held back is held back with it.
+            con.execute("UPDATE edit SET held = 1 WHERE grp = ?", (group,))
         self.catalog.refuse_too_much(con, grown)
 
     def _write_edit(

@@ -67,7 +67,7 @@ def schedule(edits: Iterable[Edit], now: float, pace: Pace) -> Mapping[str, floa
     """Return when each edit is to be sent, by key; those that are held aren't among them.
 
     What belongs together goes together: when the last of it is ready, and not at all as long as
-    one waits for somebody. What is held keeps none of the others, as in a push by hand.
+    one waits for somebody. What a rule holds keeps none of the others, as in a push by hand.
     """
     groups: dict[int, float | None] = {}
     members = [(edit.key, edit.group, next_try(edit, now, pace)) for edit in edits if not edit.held]
