@@ -32,7 +32,10 @@ from mountcache.sync.look import look
 from mountcache.sync.report import ARRIVED, Outcome, PushResult
 from mountcache.sync.send import Sender, unbased
 
-__all__ = ["GroupSender", "Together"]
+__all__ = ["EDITED_SINCE", "GroupSender", "Together"]
+
+EDITED_SINCE: Final = "it was edited again meanwhile; the next push sends that"
+"""Said of an edit that neither a check nor whoever looked at a plan has seen."""
 
 _ROUNDS: Final = 4
 _AROUND: Final = 1024
@@ -164,6 +167,8 @@ class GroupSender(Sender):
                 now = self.mount.catalog.row(edit.key).edit
             if now is None:
                 results[edit.key] = PushResult("", "pushed", "an earlier push of it had arrived")
+            elif now.seq != edit.seq:
+                results[edit.key] = PushResult("", "skipped", EDITED_SINCE)
             else:
                 left.append(_Chosen(edit.key, now))
         return left

@@ -28,7 +28,7 @@ from mountcache.local.decide import merged_meta
 from mountcache.local.records import REFUSED, Edit, StagedEdit, StagedPermissions
 from mountcache.stopping import stopped_by, stopper
 from mountcache.sync import permissions as rights
-from mountcache.sync.batch import GroupSender, Together
+from mountcache.sync.batch import EDITED_SINCE, GroupSender, Together
 from mountcache.sync.look import Progress
 from mountcache.sync.mount import Mount, Mounted
 from mountcache.sync.pacing import at_most, at_once
@@ -554,8 +554,7 @@ class _Run:
                 if left is None:
                     return PushResult("", "pushed", "an earlier push of it had arrived")
                 if left.seq != edit.seq:
-                    # Neither a check nor whoever looked at the plan has seen that one.
-                    return PushResult("", "skipped", "it was edited again")
+                    return PushResult("", "skipped", EDITED_SINCE)
                 edit = left
             result = self._sender.send(edit)
         except ReadOnlyStoreError:
