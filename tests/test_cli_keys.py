@@ -586,3 +586,12 @@ def test_doctor_finds_mends_and_says_what_to_do_next(shell: Inside) -> None:
     _one_sentence(shell("status"), 3, "mountcache doctor --repair")
     assert shell("doctor", "--repair").code == 0
     assert shell("status").code == 0
+
+
+@pytest.mark.parametrize("key", ["k" * 4096, "a b/ü%2F#?&.txt", "-x", "100%"])
+def test_a_key_of_any_form_goes_there_and_back(shell: Inside, key: str) -> None:
+    assert shell("put", "--", key, given=b"mine").code == 0
+    assert shell("status", "--porcelain").text.endswith(f" {key}\n")
+    assert shell("push", "--", key).code == 0
+    assert shell("drop", "--", key).code == 0
+    assert shell("cat", "--", key).out == b"mine"

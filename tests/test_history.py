@@ -19,6 +19,7 @@ from mountcache.errors import (
     StoreError,
     TransactionError,
 )
+from mountcache.events import BaseEvent, StoreKeyEvent
 from mountcache.local import history, listing
 from mountcache.local.backup import backup, restore
 from mountcache.local.records import Op
@@ -170,6 +171,32 @@ def test_change_upstream_is_logged_when_it_is_known_here(
     assert fresh.to_bytes("a") == b"theirs"
     assert not fresh.exists("b")
     assert told(store) == [("upstream", "a", "update"), ("upstream", "b", "delete")]
+
+
+@pytest.mark.parametrize("layout", ["store", "polled"])
+def test_own_push_is_no_change_of_upstream_when_the_index_shows_it(
+    layout: str, request: pytest.FixtureRequest, repository: DiskCacheStore
+) -> None:
+    mounted: MountedStore = request.getfixturevalue(layout)
+    mounted.update_index()
+    mounted.set("new", (io.BytesIO(b"new"), {"n": 1}))
+    mounted.update_metadata("a", {"by": "me"})
+    mounted.delete("b")
+    assert sync.push(mounted).ok
+    _, token = mounted.changes()
+    heard: list[BaseEvent] = []
+    mounted.event_manager.connect(StoreKeyEvent, heard.append)
+    mounted.update_index()
+    assert mounted.changes(token)[0] == []
+    assert heard == []
+    repository.set("new", (io.BytesIO(b"theirs"), {"n": 2}))
+    repository.from_bytes("b", b"again")
+    mounted.update_index()
+    found, _ = mounted.changes(token)
+    assert {(each.what, each.key, each.kind) for each in found} == {
+        ("upstream", "new", "update"), ("upstream", "b", "set"),
+    }  # fmt: skip
+    assert len(heard) == 2
 
 
 def test_poll_logs_what_it_changed_key_by_key_unless_that_is_too_much(

@@ -148,6 +148,13 @@ def put(
         tell(one_line(f"staged {key}"))
 
 
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):
+        return False  # a key may be longer than a file's name
+
+
 def _standard_input(key: str, *, told: bool) -> IO[bytes]:
     """Return standard input, unless nobody meant it."""
     from mountcache.errors import ConfigurationError
@@ -157,7 +164,7 @@ def _standard_input(key: str, *, told: bool) -> IO[bytes]:
         raise ConfigurationError("standard input is closed; name a FILE")
     if told:
         return sys.stdin.buffer
-    named = shlex.join([key, Path(key).name]) if Path(key).is_file() else f"{shlex.quote(key)} FILE"
+    named = shlex.join([key, Path(key).name]) if _is_file(key) else f"{shlex.quote(key)} FILE"
     if sys.stdin.isatty():
         raise click.UsageError(
             f"no FILE is named: `mountcache put {named}` stages a file, - what you type"

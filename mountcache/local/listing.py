@@ -84,6 +84,22 @@ WHERE {VISIBLE.format(gen="(SELECT value FROM state WHERE name = 'gen')")}
 """
 
 
+_CHANGED = """
+FROM changed d
+JOIN upstream n ON n.key = d.key AND n.gen_from = ?
+LEFT JOIN upstream o ON o.key = d.key AND o.gen_to = ?
+WHERE NOT coalesce(
+    n.present AND o.present
+    AND CASE WHEN n.version IS NOT NULL AND o.version IS NOT NULL THEN n.version = o.version
+             ELSE o.entry IS NULL AND coalesce(n.norm, n.meta) = coalesce(o.norm, o.meta)
+                  AND (n.sha IS NULL OR o.sha IS NULL OR n.sha = o.sha)
+        END,
+    0)
+"""
+"""What a load has changed. A key whose index entry is new here, but not the value that it is of,
+isn't changed: it was pushed from here, or read, since the index before."""
+
+
 _Pair = tuple[str, dict[str, Any]]
 
 
@@ -272,19 +288,15 @@ class _Loading:
     def _record_changes(self, con: sqlite3.Connection) -> None:
         """Record what changed upstream, key by key unless that is too much."""
         now = self._catalog.clock()
-        (many,) = con.execute("SELECT count(*) FROM changed").fetchone()
+        gens = (self._gen + 1, self._gen)
+        (many,) = con.execute(f"SELECT count(*) {_CHANGED}", gens).fetchone()
         if many > RECORDED:
             history.record(con, now, "upstream", None, note=f"{many:,} keys")
             return
         for key, present, version, size, was in con.execute(
-            """
-            SELECT n.key, n.present, n.version, n.size, coalesce(o.present, 0)
-            FROM changed d
-            JOIN upstream n ON n.key = d.key AND n.gen_from = ?
-            LEFT JOIN upstream o ON o.key = d.key AND o.gen_to = ?
-            ORDER BY d.key
-            """,
-            (self._gen + 1, self._gen),
+            f"SELECT n.key, n.present, n.version, n.size, coalesce(o.present, 0) {_CHANGED}"
+            " ORDER BY d.key",
+            gens,
         ).fetchall():
             if present or was:
                 kind = "delete" if not present else "update" if was else "set"
@@ -334,12 +346,9 @@ class _Loading:
         after = ""
         while True:
             page = self._con.execute(
-                """
-                SELECT n.key, n.present, n.meta, coalesce(o.present, 0), o.meta
-                FROM changed d
-                JOIN upstream n ON n.key = d.key AND n.gen_from = ?
-                LEFT JOIN upstream o ON o.key = d.key AND o.gen_to = ?
-                WHERE d.key > ? AND NOT EXISTS (SELECT 1 FROM edit e WHERE e.key = n.key)
+                f"""
+                SELECT n.key, n.present, n.meta, coalesce(o.present, 0), o.meta {_CHANGED}
+                  AND d.key > ? AND NOT EXISTS (SELECT 1 FROM edit e WHERE e.key = n.key)
                 ORDER BY d.key LIMIT ?
                 """,
                 (self._gen + 1, self._gen, after, PAGE),
