@@ -136,3 +136,14 @@ def test_two_added_other_data_is_nothing_that_metadata_could_mend(
     origin.change("new", b"theirs", {"unit": "m"})
     with pytest.raises(StoreError, match="the data, or one name of the metadata"):
         sync.resolve(store, "new", "merge-metadata")
+
+
+def test_what_went_under_another_name_is_in_conflict_no_more(origin: Origin, shell: Inside) -> None:
+    assert shell("cat", "k").code == 0
+    assert shell("put", "k", given=b"mine").code == 0
+    origin.change("k", b"theirs", {})
+    assert shell("push").code == 2
+    assert shell("resolve", "k", "--keep-both").code == 0
+    shown = shell("status", "--porcelain")
+    assert shown.code == 1
+    assert shown.text.startswith("A? ---- 0 - k.conflict-")

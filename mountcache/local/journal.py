@@ -320,7 +320,8 @@ class Journal:
                 return None
             con.execute(
                 "UPDATE edit SET key = ?, partner = NULL, base_kind = ?, base = ?, base_sha = ?,"
-                " base_meta = ?, base_entry = ?, base_op = ? WHERE key = ?",
+                " base_meta = ?, base_entry = ?, base_op = ?,"
+                " tries = 0, error = NULL, tried = NULL WHERE key = ?",
                 (key, *base_columns(ABSENT_BASE), edit.key),
             )
             self._staging.pass_on(con, edit.key, key)
