@@ -147,3 +147,22 @@ def test_what_went_under_another_name_is_in_conflict_no_more(origin: Origin, she
     shown = shell("status", "--porcelain")
     assert shown.code == 1
     assert shown.text.startswith("A? ---- 0 - k.conflict-")
+
+
+@pytest.mark.parametrize("text", [b"base", b"theirs", b"of both"])
+def test_whatever_text_somebody_decides_on_is_the_resolution(
+    origin: Origin, shell: Inside, tmp_path: Path, text: bytes
+) -> None:
+    """Also one that is as it was at first, or as upstream has it."""
+    assert shell("cat", "k").code == 0
+    assert shell("put", "k", given=b"mine").code == 0
+    origin.change("k", b"theirs", {"by": "others"})
+    (tmp_path / "text").write_bytes(text)
+    editor = tmp_path / "editor"
+    editor.write_text(f'#!/bin/sh\ncp {tmp_path / "text"} "$1"\n')
+    editor.chmod(0o700)
+    resolved = shell("resolve", "k", "--edit", EDITOR=str(editor), VISUAL=str(editor))
+    assert resolved.code == 0, resolved.err
+    assert shell("push").code == 0
+    assert origin.store.to_bytes("k") == text
+    assert shell("status").code == 0

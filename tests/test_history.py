@@ -99,7 +99,7 @@ def test_conflict_and_how_it_was_resolved_are_logged(
     assert [each[0] for each in told(store, "a")] == ["staged", "failed", "resolved", "pushed"]
     _, failed, resolved, _ = store.log("a")
     assert "both sides changed it" in failed.note
-    assert resolved.note == "mine replaced upstream's version."
+    assert resolved.note == "mine replaces upstream's version."
 
 
 def test_push_is_of_who_made_what_was_sent(

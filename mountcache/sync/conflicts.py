@@ -95,7 +95,7 @@ def _ours(mount: Mount, conflict: Conflict, edit: Edit, theirs: Theirs) -> Resol
             "the key was deleted upstream, and its metadata alone are edited here: there are no "
             "data to send; put the data, too, or revert it",
         )  # fmt: skip
-    return _rebased(mount, edit, theirs, "mine replaced upstream's version.")
+    return _rebased(mount, edit, theirs, "mine replaces upstream's version.")
 
 
 def _rebased(mount: Mount, edit: Edit, theirs: Theirs, message: str) -> Resolution:

@@ -72,6 +72,7 @@ def resolve(
         "merge-metadata": both sides' changes of metadata, where the bytes agree.
     seen
         The conflict that somebody looked at: nothing is done if upstream shows another by now.
+        What is staged may be edited since, to whatever text.
     permissions
         Resolve that of its permissions, rather than that of its value: by "ours", "theirs" or
         "merge-metadata".
@@ -97,7 +98,7 @@ def resolve(
         conflict, kept, said = rights.resolve(mount, key.removeprefix(mount.prefix), policy)
         return Resolved(key, key if kept else None, said, conflict)
     edit, theirs = _both(mount, key)
-    if not _conflicts(edit, theirs):
+    if seen is None and not _conflicts(edit, theirs):
         raise StoreError(f"{key!r} isn't in conflict with upstream: push it, or revert it")
     conflict = conflicts.conflict_of(mount, edit, theirs)
     if seen is not None and seen.upstream != conflict.upstream:
