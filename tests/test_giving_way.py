@@ -165,4 +165,6 @@ def test_whatever_text_somebody_decides_on_is_the_resolution(
     assert resolved.code == 0, resolved.err
     assert shell("push").code == 0
     assert origin.store.to_bytes("k") == text
+    # An editor shows no metadata: nobody's change of them is undone by that.
+    assert origin.store.get_metadata("k") == {"by": "others"}
     assert shell("status").code == 0

@@ -113,7 +113,12 @@ def _edited(store: MountedStore, key: str) -> Resolved:
         folder.rmdir()
     if any(line in (_MINE, _MIDDLE, _UPSTREAM) for line in merged.splitlines()):
         raise StoreError(f"{key!r} still has places that weren't decided on; nothing was changed")
-    store.set_data(key, io.BytesIO(merged.encode()))
+    both, metadata = conflict.merged_metadata, conflict.mine.metadata
+    if both is not None:
+        metadata = both
+    elif conflict.upstream.present and conflict.upstream.metadata != metadata:
+        note(one_line(f"{key}: the metadata stay mine; upstream's are other ones"))
+    store.set(key, (io.BytesIO(merged.encode()), metadata))
     return settle(store, key, "ours", seen=conflict)
 
 

@@ -47,7 +47,14 @@ def conflict_of(mount: Mount, edit: Edit, theirs: Theirs) -> Conflict:
         theirs.size,
         theirs.modified,
     )
-    return Conflict(mount.full(edit.key), edit.base.as_base, mine, upstream)
+    base = _base_metadata(edit)
+    return Conflict(
+        mount.full(edit.key),
+        edit.base.as_base,
+        mine,
+        upstream,
+        None if base is None else parse(base),
+    )
 
 
 def resolve(
@@ -149,15 +156,19 @@ def _merge(mount: Mount, conflict: Conflict, edit: Edit, theirs: Theirs) -> Reso
 
 def merged_by_name(edit: Edit, theirs: Theirs) -> dict[str, Any] | None:
     """Return the metadata of both sides, None if there is no merging them."""
-    base = edit.base.meta if edit.base.meta is not None else edit.base.entry
-    if edit.base.kind in ("none", "unknown", "absent"):
-        base = "{}"  # both added it
+    base = _base_metadata(edit)
     bytes_agree = edit.kind == "meta" or (
         theirs.sha256 is not None and theirs.sha256 in (edit.sha256, edit.base.sha256)
     )
     if edit.kind == "del" or not theirs.present or base is None or not bytes_agree:
         return None
     return merge_metadata(parse(edit.meta), parse(base), parse(theirs.meta))
+
+
+def _base_metadata(edit: Edit) -> str | None:
+    if edit.base.kind in ("none", "unknown", "absent"):
+        return "{}"  # both added it
+    return edit.base.meta if edit.base.meta is not None else edit.base.entry
 
 
 def _when(at: float) -> str:

@@ -396,7 +396,7 @@ def _conflict_of(mount: Mount, one: StagedPermissions, theirs: Mapping[str, Any]
         f"mine (staged by {one.author} at {when})", True, None, one.permissions, None, None, one.at
     )
     upstream = Side("upstream (its permissions now)", True, None, dict(theirs), None, None, None)
-    return Conflict(mount.full(one.key), None, mine, upstream, "permissions")
+    return Conflict(mount.full(one.key), None, mine, upstream, part="permissions")
 
 
 def _by_policy(

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 from mountcache.abc import Base, Grade
 from mountcache.errors import ConfigurationError, StoreError
+from mountcache.sync.judge import merge_metadata
 
 __all__ = [
     "ARRIVED",
@@ -86,8 +87,17 @@ class Conflict:
     """The version the edit was made from; None if nobody knows."""
     mine: Side
     upstream: Side
+    base_metadata: Mapping[str, Any] | None = None
+    """The metadata that the edit was made from; {} if it made the key, None if nobody knows."""
     part: Part = "value"
     """permissions: those of the key, which stand in the place of the metadata of both sides."""
+
+    @property
+    def merged_metadata(self) -> dict[str, Any] | None:
+        """The changes that both sides made of the metadata; None if they can't be put together."""
+        if self.base_metadata is None or not (self.mine.present and self.upstream.present):
+            return None
+        return merge_metadata(self.mine.metadata, self.base_metadata, self.upstream.metadata)
 
 
 Policy = str | Callable[[Conflict], str]
