@@ -435,9 +435,13 @@ class MountedStore(AbstractStore):
         short = self._short(self._check(key))
         if short is None:
             return self.backing_store.get_metadata(key, select)
-        self._agree(short)
+        if self._mirror is not None:
+            self._agree(short)
         try:
-            return select_from(self._overlay.metadata(short, self._ruled(key)), select)
+            metadata = (self._overlay_ or self._overlay).metadata(
+                short, self._options if self._rules is None else self._ruled(key)
+            )
+            return select_from(metadata, select)
         except KeyError:
             raise KeyError(key) from None
 

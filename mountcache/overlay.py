@@ -501,6 +501,10 @@ class Overlay:
 
     def metadata(self, key: str, options: Options) -> dict[str, Any]:
         """Return the metadata of a key; raises as `value` does."""
+        if self._mount.staging.current() is None:
+            warm = self.warm(key, options)
+            if warm is not None:
+                return warm.metadata
         row = self._mount.staging.row(key, mounted=True)
         if row.edit is not None:
             self._hand_out_edit(row.edit)
