@@ -21,6 +21,9 @@ METADATA_LIMIT = 16 * 1048576
 _WHOLE = 2**53
 _INT64 = 2**63
 _decode = json.JSONDecoder().raw_decode
+# json.dumps makes an encoder at each call that asks for more than the default.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
 
 
 def spelling(metadata: object) -> str:
@@ -37,7 +40,7 @@ def spelling(metadata: object) -> str:
     if not isinstance(metadata, Mapping):
         raise InvalidMetadataError(f"metadata is a dict, not {type(metadata).__name__}")
     _check(metadata, "metadata")
-    return json.dumps(_plain(metadata), ensure_ascii=False, separators=(",", ":"))
+    return _encode(_plain(metadata))
 
 
 def normal_form(metadata: Mapping[str, Any]) -> str:
@@ -92,10 +95,6 @@ def content_version(sha256: str, metadata: Mapping[str, Any]) -> str:
     if len(data) != 32:
         data = hashlib.sha256(sha256.encode()).digest()
     return hashlib.sha256(data + normal_form(metadata).encode()).hexdigest()
-
-
-def _dump(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
 def _normal(value: Any) -> Any:

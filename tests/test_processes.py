@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,27 @@ def test_a_write_elsewhere_shows_in_the_very_next_read(place: Place) -> None:
         ended(place.elsewhere("store.set(KEYS[0], StringValue(b'elsewhere', {}))"))
         assert store.to_bytes(KEYS[0]) == b"elsewhere"
         assert [edit.key for edit in store.staged()] == [KEYS[0]]
+
+
+def test_each_kind_of_warm_read_shows_a_write_elsewhere_at_once(place: Place) -> None:
+    reads: dict[str, Callable[[MountedStore], object]] = {
+        "get": lambda store: (store.get(KEYS[0]).data.read(), store.get(KEYS[0]).metadata),
+        "get_data": lambda store: store.get_data(KEYS[0]).read(),
+        "get_metadata": lambda store: store.get_metadata(KEYS[0]),
+    }
+    with place.mount() as store:
+        warm = store.with_options(max_age=3600.0)
+        for number, read in enumerate(reads.values()):
+            before = read(warm), read(warm), warm.exists(KEYS[0])
+            set_it = f"StringValue(b'elsewhere {number}', {{'at': {number}}})"
+            ended(place.elsewhere(f"store.set(KEYS[0], {set_it})"))
+            assert read(warm) != before[0] == before[1]
+            assert before[2]
+        ended(place.elsewhere("store.delete(KEYS[0])"))
+        assert not warm.exists(KEYS[0])
+        for read in reads.values():
+            with pytest.raises(KeyError):
+                read(warm)
 
 
 @pytest.mark.parametrize("change", ["set", "delete"])

@@ -151,6 +151,7 @@ def load(
     """
     content = catalog.content
     con = content.connection()
+    (before,) = con.execute("PRAGMA wal_autocheckpoint").fetchone()
     con.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_WHILE_LOADING}")
     try:
         try:
@@ -167,7 +168,7 @@ def load(
     finally:
         for table in _TEMPORARY:
             con.execute(f"DROP TABLE IF EXISTS temp.{table}")
-        con.execute("PRAGMA wal_autocheckpoint = 64")
+        con.execute(f"PRAGMA wal_autocheckpoint = {before}")
 
 
 class _Loading:

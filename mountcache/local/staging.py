@@ -428,7 +428,7 @@ class Staging:
                 alone.staged[key] = staged
                 if staged.draft.kind == "del":
                     alone.pass_on(key, staged.draft.partner)
-                self._write_all(con, alone)
+                self._write_all(con, alone, row)
                 version = staged.draft.version
                 if op_id is not None:
                     remember(con, op_id, key, version, self.catalog.clock())
@@ -531,14 +531,17 @@ class Staging:
 
     # -- inside a commit -----------------------------------------------------------------
 
-    def _write_all(self, con: sqlite3.Connection, transaction: _Transaction) -> None:
+    def _write_all(
+        self, con: sqlite3.Connection, transaction: _Transaction, only: Row | None = None
+    ) -> None:
+        """Write what is staged; `only` is what this commit has read of its one key."""
         group, held, grown = 0, 0, 0
         if transaction.group is not None and transaction.staged:
             group, held = named_group(con, transaction.group, transaction.notes)
         for key, partner in transaction.passed:
             self.pass_on(con, key, partner)
         for key, staged in transaction.staged.items():
-            row = self.catalog.row(key, con)
+            row = only or self.catalog.row(key, con)
             draft, mounted = staged.draft, staged.announce.mounted
             base = draft.base or base_for(row, self.catalog.handed(key), mounted=mounted)
             staged.over = base if base.kind != "op" else _result_of(row.op)
