@@ -395,6 +395,23 @@ def test_rules_that_forbid_a_push_forbid_these(foreign: ForeignServer, tmp_path:
     assert there(foreign, "a") == BASE
 
 
+def test_what_was_given_out_is_remembered_of_so_many_keys(
+    store: MountedStore, foreign: ForeignServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mountcache.sync.permissions._SEEN", 1)
+    for key in "ab":
+        store.get_permissions(key)
+        store.set_permissions(key, MINE)
+    store.get_permissions("b")
+    assert list(store.mount.seen_permissions) == ["b"]
+    foreign.put("c", b"c", {}, BASE)
+    store.get_permissions("c")
+    assert list(store.mount.seen_permissions) == ["c"]
+    store.set_permissions("c", MINE)
+    store.get_permissions("c")
+    assert push(store, ["c"]).outcome == "pushed"
+
+
 # -- taking away and having back -------------------------------------------------------------
 
 
