@@ -126,6 +126,11 @@ _ALLOWED: Final = {
     "coalesce(c.pinned, 0) FROM (SELECT": "sorts a page of 1,000 keys",
     "SELECT (SELECT count(*) FROM edit), (SELECT value": _TOLD,
     "SELECT count(*) FROM upstream u WHERE": f"{_TOLD}; and a push of more than 10 deletes",
+    "FROM edit e CROSS JOIN copy c ON c.key = e.key WHERE c.pinned": f"{_TOLD}: what is staged",
+    "SELECT key FROM edit WHERE grp IN (SELECT value FROM json_each(?)) ORDER BY seq": (
+        "once a hold, and sorts the keys of some groups"
+    ),
+    "tries, error FROM permission ORDER BY seq": f"{_TOLD}: what is staged of permissions",
     "FROM copy WHERE pinned OR key IN (SELECT key FROM edit)": (
         "once a prefetch, and once for each value above 1 MiB of it"
     ),

@@ -25,7 +25,7 @@ def is_pinned(catalog: Catalog, key: str) -> bool:
 def pinned_under_edits(catalog: Catalog) -> frozenset[str]:
     """Return the staged keys whose copy is pinned."""
     con = catalog.content.connection()
-    sql = "SELECT e.key FROM edit e JOIN copy c ON c.key = e.key WHERE c.pinned"
+    sql = "SELECT e.key FROM edit e CROSS JOIN copy c ON c.key = e.key WHERE c.pinned"
     return frozenset(key for (key,) in con.execute(sql).fetchall())
 
 
