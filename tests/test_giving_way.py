@@ -168,3 +168,16 @@ def test_whatever_text_somebody_decides_on_is_the_resolution(
     # An editor shows no metadata: nobody's change of them is undone by that.
     assert origin.store.get_metadata("k") == {"by": "others"}
     assert shell("status").code == 0
+
+
+def test_ours_and_theirs_are_taken_for_mine_and_upstream(origin: Origin, shell: Inside) -> None:
+    assert shell("cat", "k").code == 0
+    assert shell("put", "k", given=b"mine\n").code == 0
+    origin.change("k", b"theirs\n", {"by": "lab"})
+    for old, side, data in (("ours", "mine", b"mine\n"), ("theirs", "upstream", b"theirs\n")):
+        assert shell("cat", "k", "--side", old).out == data
+        assert shell("cat", "k", "--side", side).out == data
+    assert shell("diff", "--theirs").text == shell("diff", "--upstream").text != ""
+    assert "[mine|base|upstream]" in shell("cat", "--help").text
+    assert shell("resolve", "k", "--ours").code == 0
+    assert shell("push", "--on-conflict", "ours").code == 0

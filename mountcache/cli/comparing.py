@@ -38,6 +38,7 @@ _COLORS = {"+": "green", "-": "red", "@": "cyan"}
     help="Beside what each edit was made from; asks nobody.  [default]",
 )  # fmt: skip
 @click.option("--upstream", "against", flag_value="upstream", help="Beside what upstream has now.")
+@click.option("--theirs", "against", flag_value="upstream", hidden=True)
 @group_option
 @exact_option
 @config_option

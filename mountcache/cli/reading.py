@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
@@ -248,11 +248,21 @@ def _target(key: str, output: str | None, *, force: bool) -> Path:
     return target
 
 
+_ALSO: Final[dict[str, Literal["mine", "upstream"]]] = {"ours": "mine", "theirs": "upstream"}
+
+
+class _Side(click.Choice[str]):
+    """The sides by the names that are shown; others are taken, too."""
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "[mine|base|upstream]"
+
+
 @click.command()
 @click.argument("key")
 @click.option(
     "--side",
-    type=click.Choice(["mine", "base", "upstream"]),
+    type=_Side(["mine", "base", "upstream", *_ALSO]),
     default="mine",
     show_default=True,
     help="What is read here; what a staged edit was made from; what upstream has now.",
@@ -260,6 +270,7 @@ def _target(key: str, output: str | None, *, force: bool) -> Path:
 @config_option
 def cat(key: str, side: Literal["mine", "base", "upstream"]) -> None:
     """Write the data of KEY to standard output."""
+    side = _ALSO.get(side, side)
     if side == "mine":
         _to_stdout(key)
         return
