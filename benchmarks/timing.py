@@ -165,7 +165,8 @@ def interleaved(
         Whether each contender first runs once for nothing, so that caches and
         connections are there.
     """
-    print(f"    {question}", file=sys.stderr, flush=True)
+    print(f"    {question}: ", end="", file=sys.stderr, flush=True)
+    started = time.perf_counter()
     there = {name: work for name, work in contenders.items() if work is not None}
     runs: dict[str, list[float]] = {name: [] for name in there}
     for turn in range(-1 if warm else 0, repeats):
@@ -177,6 +178,7 @@ def interleaved(
             took = time.perf_counter() - begun
             if turn >= 0:
                 runs[name].append(done if isinstance(done, float) else took / done)
+    print(f"{time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
     return Row(
         question,
         runs,

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,19 +18,30 @@ __all__ = ["files", "nginx", "repository"]
 
 
 def repository(root: Path, contents: Mapping[str, bytes]) -> None:
-    """Write keys as files under ``data/`` with an ``index.json``, as a static layout has them."""
+    """Write keys as files under ``data/`` with an ``index.json``, as a static layout has them.
+
+    They are an hour old: of what was changed this minute no time says that it is current.
+    """
+    hour_ago = time.time() - 3600
     for key, data in contents.items():
         path = root / "data" / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
+        os.utime(path, (hour_ago, hour_ago))
     index = {key: {"n": number} for number, key in enumerate(contents)}
     (root / "index.json").write_text(json.dumps(index))
 
 
 @contextmanager
-def files(root: Path, directives: str = "") -> Iterator[str]:
-    """Give the URL of an nginx with the files of a folder, which it lists and lets be kept."""
-    with nginx(f'root "{root}"; autoindex on; expires 1h; {directives}') as url:
+def files(root: Path, expires: str = "1h") -> Iterator[str]:
+    """Give the URL of an nginx with the files of a folder, which it lists and lets be kept.
+
+    Parameters
+    ----------
+    expires
+        For how long; "-1": to be asked about before each use.
+    """
+    with nginx(f'root "{root}"; autoindex on; expires {expires};') as url:
         yield url
 
 
