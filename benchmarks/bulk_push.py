@@ -54,7 +54,7 @@ def run(folder: Path, *, quick: bool) -> list[Row]:
         program = _rclone()
         webdav = stack.enter_context(_webdav(program, folder / "webdav")) if program else None
         for seconds in (0.0, 0.01) if quick else (0.0, 0.02, 0.1):
-            keys = 16 if quick else {0.0: 1000, 0.02: 800}.get(seconds, 320)
+            keys = 16 if quick else {0.0: 500, 0.02: 400}.get(seconds, 160)
             with ExitStack() as near:
                 ours = near.enter_context(delayed(origin.url, seconds))
                 theirs = near.enter_context(delayed(webdav, seconds)) if webdav else None
@@ -118,7 +118,7 @@ def _beside(
 
         unpaced = copied("--webdav-pacer-min-sleep", "0")
         # It sends 30 a second: a few of them tell that.
-        paced = copied(few=8 if quick else 96)
+        paced = copied(few=8 if quick else 48)
         alone, at_a_time = staged("A", dynamic()), staged("G", dynamic(), together=True)
         kept = f"{seconds * 1000:.0f} ms away" if seconds else "beside us"
         rows = []
@@ -137,7 +137,7 @@ def _beside(
                 f"push of {keys:,} staged keys of 4 KiB to {what} {kept}, a key",
                 {_UNPACED: unpaced, _PUT: put(url), **pushes, _PACED: paced},
                 reference=_UNPACED if unpaced is not None else _PUT,
-                repeats=1 if quick or seconds > 0.05 else 3,
+                repeats=1 if quick else 2 if seconds else 3,
                 between=lambda pushes=pushes: [each.stage() for each in pushes.values()],
                 warm=False,
                 goals=(
