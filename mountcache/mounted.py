@@ -47,7 +47,7 @@ from mountcache.events import (
 )
 from mountcache.jsonform import parse, spelling
 from mountcache.keys import check_key
-from mountcache.local import binding
+from mountcache.local import binding, fields
 from mountcache.local.decide import merged_meta
 from mountcache.local.history import Logged
 from mountcache.local.lending import lent
@@ -310,6 +310,7 @@ class MountedStore(AbstractStore):
         deadline: float | None = None,
         fill: bool | None = None,
         partial: bool | None = None,
+        indexes: bool | None = None,
     ) -> MountedStore:
         """Return a view of this store with other settings for some calls.
 
@@ -326,6 +327,8 @@ class MountedStore(AbstractStore):
             False to keep nothing of what is read.
         partial
             True to let a query end quietly where upstream may hold more.
+        indexes
+            False to let a query by metadata make no index for itself: it is for somebody else.
         """
         if deadline is not None and deadline <= 0:
             raise ConfigurationError(f"a deadline is more than 0 seconds, not {deadline}")
@@ -342,6 +345,7 @@ class MountedStore(AbstractStore):
             deadline=options.deadline if deadline is None else deadline,
             fill=options.fill if fill is None else fill,
             partial=options.partial if partial is None else partial,
+            indexes=options.indexes if indexes is None else indexes,
             insists=options.insists or offline is not None,
         )
         return view
@@ -502,6 +506,8 @@ class MountedStore(AbstractStore):
             for key, metadata in theirs:
                 if not key.startswith(point) or key == point:
                     yield key, metadata
+        if where and self._options.indexes:
+            fields.provide(self.mount.catalog.content, where)
         for key, metadata in self._overlay.view(where, self._options):
             yield point + key, metadata
         known = self.mount.catalog.state("complete") == ALL_IS_HERE

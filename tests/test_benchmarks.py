@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,12 @@ def test_each_benchmark_runs_quickly_and_tells_its_figures(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_each_benchmark_asks_a_question(name: str) -> None:
     assert named()[name].__doc__.partition("\n")[0].endswith("?")
+
+
+def test_the_page_has_a_place_for_each_benchmark() -> None:
+    page = (ROOT / "docs" / "performance.md").read_text()
+    marked = re.findall(r"<!-- benchmark (\w+) -->", page)
+    assert sorted(marked) == sorted([*BENCHMARKS, "machine"])
 
 
 def test_goals_are_judged_by_medians_and_fail_nothing() -> None:

@@ -49,6 +49,7 @@ DELETE FROM copy WHERE content NOT IN (SELECT content FROM ({_STAGED}) WHERE con
 DELETE FROM upstream WHERE NOT masked AND key NOT IN
     (SELECT key FROM edit UNION SELECT key FROM op UNION SELECT key FROM undo
      UNION SELECT key FROM permission);
+DELETE FROM field_name; DELETE FROM field; DELETE FROM field_new;
 UPDATE state SET value = 0 WHERE name IN ('complete', 'index_size');
 UPDATE state SET value = NULL WHERE name IN
     ('index_checked', 'index_validators', 'index_doubted', 'loading')

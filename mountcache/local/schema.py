@@ -240,7 +240,17 @@ def _to_2(con: sqlite3.Connection) -> None:
         con.execute(statement)
 
 
-_SINCE_3 = """
+_ASIDE = "".join(
+    f"""
+CREATE TRIGGER {table}_stands_aside_{number} AFTER {what} ON {table}
+WHEN EXISTS (SELECT 1 FROM field_name)
+BEGIN INSERT INTO field_new VALUES (NEW.key) ON CONFLICT DO NOTHING; END;
+"""
+    for table in ("upstream", "edit")
+    for number, what in enumerate(("INSERT", "UPDATE OF meta, norm"), 1)
+)
+
+_SINCE_3 = f"""
 -- Permissions that are staged: a third part of a key, apart from its edit.
 CREATE TABLE permission (
     key TEXT PRIMARY KEY,
@@ -253,7 +263,26 @@ CREATE TABLE permission (
     tries INTEGER NOT NULL DEFAULT 0,
     error TEXT
 ) WITHOUT ROWID;
-"""
+
+-- Names of metadata that queries have asked for.
+CREATE TABLE field_name (
+    slot INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    whole INTEGER NOT NULL,    -- 0: it is being made
+    taken_in INTEGER NOT NULL  -- how many keys came to it since
+);
+
+-- Keys that may have a value, by what their metadata were at some time.
+CREATE TABLE field (
+    slot INTEGER NOT NULL,
+    value TEXT NOT NULL,       -- in normal form, its beginning
+    key TEXT NOT NULL,
+    PRIMARY KEY (slot, value, key)
+) WITHOUT ROWID;
+
+-- Keys whose metadata were written since, which may have any.
+CREATE TABLE field_new (key TEXT PRIMARY KEY) WITHOUT ROWID;
+{_ASIDE}"""
 
 
 def _to_3(con: sqlite3.Connection) -> None:

@@ -34,6 +34,7 @@ from mountcache.errors import IntegrityError, StoreUnavailableError
 from mountcache.events import EventManager
 from mountcache.jsonform import parse, spelling
 from mountcache.keys import check_key
+from mountcache.local import fields
 from mountcache.local.catalog import Catalog
 from mountcache.local.content import Content
 from mountcache.local.journal import Journal
@@ -189,10 +190,12 @@ class LocalStore(AbstractStore):
         self, select: Iterable[str] | None = None, **kwargs: Any
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         names = None if select is None else list(select)
+        fields.provide(self.catalog.content, kwargs)
         rows = self.staging.view(kwargs, merged=False)
         return ((key, select_from(metadata, names)) for key, metadata in rows)
 
     def query_keys(self, **kwargs: Any) -> Iterator[str]:
+        fields.provide(self.catalog.content, kwargs)
         return (key for key, _ in self.staging.view(kwargs, merged=False))
 
     def glob(self, pattern: str) -> Iterator[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from mountcache.jsonform import normal_value, parse, spelling
+from mountcache.jsonform import normal_value, parse
 from mountcache.local.content import Content
+from mountcache.local.fields import candidates, has_path, path_of
 from mountcache.local.rows import VISIBLE_NOW
 
 __all__ = ["PAGE", "literal_prefix", "matcher", "past_prefix", "view"]
@@ -42,22 +44,38 @@ def view(
     """
     wanted = {name: normal_value(value) for name, value in where.items()}
     # A JSON path can't spell a name that JSON escapes: such are looked at here.
-    odd = {
-        name: wanted.pop(name) for name in list(wanted) if spelling({name: 0}) != f'{{"{name}":0}}'
-    }
-    sql, parameters = _view_sql(wanted, merged)
+    odd = {name: wanted.pop(name) for name in list(wanted) if not has_path(name)}
     low = literal_prefix(pattern or "")
+    until = past_prefix(low)
     matches = re.compile(fnmatch.translate(pattern)).match if pattern is not None else None
-    parameters |= {"after": low, "until": past_prefix(low), "page": PAGE}
+    for page in _pages(content, wanted, low, until, merged=merged):
+        for key, meta in page:
+            if (matches is None or matches(key)) and (not odd or has_all(parse(meta), odd)):
+                yield key, meta
+
+
+def _pages(
+    content: Content, wanted: Mapping[str, str], low: str, until: str | bytes, *, merged: bool
+) -> Iterator[list[tuple[str, str]]]:
+    """Iterate over pages of keys and metadata: of those that an index names, or of all."""
+    parameters: dict[str, Any] = {}
+    for number, (name, value) in enumerate(wanted.items()):
+        parameters |= {f"path{number}": path_of(name), f"value{number}": value}
+    named = candidates(content, wanted, low, until) if wanted else None
+    if named is not None:
+        sql = _view_sql("IN (SELECT value FROM json_each(:keys))", len(wanted), merged=merged)
+        for begin in range(0, len(named), PAGE):
+            parameters["keys"] = json.dumps(named[begin : begin + PAGE])
+            yield content.connection().execute(sql, parameters).fetchall()
+        return
+    parameters |= {"after": low, "until": until, "page": PAGE}
     # The first page takes its lower bound in, the others leave theirs out.
     comparison = ">="
     while True:
-        found = (
-            content.connection().execute(sql.replace("{after}", comparison), parameters).fetchall()
-        )
-        for key, meta in found:
-            if (matches is None or matches(key)) and (not odd or has_all(parse(meta), odd)):
-                yield key, meta
+        bounds = f"{comparison} :after AND {{t}}.key < :until"
+        sql = _view_sql(bounds, len(wanted), merged=merged) + " LIMIT :page"
+        found = content.connection().execute(sql, parameters).fetchall()
+        yield found
         if len(found) < PAGE:
             return
         parameters["after"], comparison = found[-1][0], ">"
@@ -101,22 +119,25 @@ def past_prefix(prefix: str) -> str | bytes:
     return b""
 
 
-_RANGE = "{table}.key {{after}} :after AND {table}.key < :until"
+def _view_sql(keys: str, tests: int, *, merged: bool) -> str:
+    """Return the statement of a page.
 
-
-def _view_sql(wanted: Mapping[str, str], merged: bool) -> tuple[str, dict[str, Any]]:
-    parameters: dict[str, Any] = {}
-    tests: list[str] = []
-    for number, (name, value) in enumerate(wanted.items()):
-        parameters[f"path{number}"], parameters[f"value{number}"] = f'$."{name}"', value
-        tests.append(f"(coalesce({{t}}.norm, {{t}}.meta) -> :path{number}) = :value{number}")
-    where = "".join(f" AND {test}" for test in tests)
+    Parameters
+    ----------
+    keys
+        What its keys are compared with.
+    tests
+        How many names and values are.
+    """
 
     def part(table: str, condition: str) -> str:
-        bounds = _RANGE.format(table=table)
-        test = where.replace("{t}", table)
+        tested = "".join(
+            f" AND (coalesce({table}.norm, {table}.meta) -> :path{number}) = :value{number}"
+            for number in range(tests)
+        )
         return (
-            f"SELECT {table}.key AS key, {table}.meta AS meta FROM {condition} AND {bounds}{test}"
+            f"SELECT {table}.key AS key, {table}.meta AS meta FROM {condition}"
+            f" AND {table}.key {keys.format(t=table)}{tested}"
         )
 
     sql = part("e", "edit e WHERE e.kind != 'del'")
@@ -126,4 +147,4 @@ def _view_sql(wanted: Mapping[str, str], merged: bool) -> tuple[str, dict[str, A
             f"upstream u WHERE {VISIBLE_NOW} AND u.present"
             " AND NOT EXISTS (SELECT 1 FROM edit x WHERE x.key = u.key)",
         )
-    return sql + " ORDER BY key LIMIT :page", parameters
+    return f"{sql} ORDER BY key"

@@ -170,7 +170,7 @@ class ServedMount:
 
     def records(self, where: Mapping[str, Any] = MappingProxyType({})) -> Iterator[StoredRecord]:
         """Iterate by key over what the mount shows, its data left out."""
-        view = self._store
+        view = self._store.with_options(indexes=False)
         if view.info()["offline"] != "always":
             # What was asked for the revision of the listing needn't be asked again.
             view = view.with_options(offline="prefer")

@@ -28,6 +28,8 @@ class Options:
     """Whether what is read is kept."""
     partial: bool = False
     """Whether a query may leave out what can't be known."""
+    indexes: bool = True
+    """Whether a query may make an index for itself."""
     insists: bool = False
     """Whether `offline` counts more than the switch of the directory."""
 
