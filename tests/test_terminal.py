@@ -358,3 +358,37 @@ def test_nobody_is_asked_where_there_is_no_terminal(folder: Path) -> None:
         )
         assert ended.returncode in (0, 1, 3), (args, ended.stderr)
         assert b"?" not in ended.stderr
+
+
+@pytest.mark.parametrize(("answer", "left"), [("y", 0), ("n", 11)])
+def test_a_push_that_deletes_many_keys_asks_first(
+    folder: Path, shell: Shell, repository: DiskCacheStore, answer: str, left: int
+) -> None:
+    for number in range(11):
+        repository.from_bytes(f"old/{number}", b"1")
+    assert shell("rm", "old/*").code == 0
+    assert shell("put", "new", given=b"new").code == 0
+    with Terminal(folder, "push") as terminal:
+        terminal.until(lambda t: "11 keys would be deleted upstream" in t.text)
+        assert not repository.exists("new")
+        terminal.type(f"{answer}\r")
+        assert terminal.ended() == (3 if left else 0), terminal.text
+    assert repository.exists("new")
+    assert len(list(repository.glob("old/*"))) == left
+    # A number that was named is no question.
+    with Terminal(folder, "push", "--max-delete", "11") as terminal:
+        assert terminal.ended() == 0
+    assert "would be" not in terminal.text
+    assert not list(repository.glob("old/*"))
+
+
+def test_a_push_that_deletes_many_keys_refuses_that_where_nobody_can_be_asked(
+    shell: Shell, repository: DiskCacheStore
+) -> None:
+    for number in range(11):
+        repository.from_bytes(f"old/{number}", b"1")
+    assert shell("rm", "old/*").code == 0
+    refused = shell("push")
+    assert refused.code == 3
+    assert "--max-delete 11" in refused.text
+    assert len(list(repository.glob("old/*"))) == 11

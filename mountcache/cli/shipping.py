@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable
@@ -128,6 +129,8 @@ def push(
             ctx.exit(_show_plan(made, plan_file, as_json=as_json))
         if marker is not None:
             staged_ones(store, [marker], exact=True)
+        if named is None and max_delete is None:
+            max_delete = _allowed_deletes(store)
         with progress("push") as step, _interruptible(store) as stop:
             report = send(
                 store,
@@ -143,6 +146,21 @@ def push(
                 **commands(),
             )
     ctx.exit(_tell_report(report, stop, as_json=as_json))
+
+
+def _allowed_deletes(store: MountedStore) -> int | None:
+    """Ask at a terminal whether many keys may be deleted; None: no more than unasked."""
+    from mountcache.sync.push import unasked_deletes
+
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None  # the push refuses them, and says how they are allowed
+    count = unasked_deletes(store)
+    if count and click.confirm(
+        f"{count:,} keys would be deleted upstream. Delete them? Otherwise they stay staged.",
+        err=True,
+    ):
+        return count
+    return None
 
 
 @click.command()

@@ -46,7 +46,17 @@ from mountcache.sync.report import (
 from mountcache.sync.status import staged_edit
 from mountcache.sync.switch import refuse_offline
 
-__all__ = ["brake", "by_key", "chosen", "named", "push", "push_mount", "refusing", "too_many"]
+__all__ = [
+    "brake",
+    "by_key",
+    "chosen",
+    "named",
+    "push",
+    "push_mount",
+    "refusing",
+    "too_many",
+    "unasked_deletes",
+]
 
 _HALVED = "not sent: it belongs to what was refused"
 _EVERY = 0.1
@@ -412,6 +422,12 @@ def brake(
     if many > _MANY_DELETES or many * 10 > known:
         return deletes
     return []
+
+
+def unasked_deletes(store: Mounted) -> int:
+    """Return how many deletes a push of all that is staged refuses to do unasked; asks nobody."""
+    mount = store.mount
+    return len(brake(mount, [edit for edit in mount.edits() if not edit.held], None))
 
 
 def too_many(count: int) -> str:
