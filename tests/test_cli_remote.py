@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from keyring.credentials import SimpleCredential
 
 import mountcache
 from mountcache import sync
+from mountcache.cli.setup import HEAD
 from mountcache.config import Settings
 from mountcache.errors import StoreUnavailableError
 from mountcache.local.disk import DiskCacheStore
@@ -467,7 +469,10 @@ def test_config_tells_where_each_setting_comes_from(shell: Inside, origin: Origi
     assert settings["offline"] == {"value": "auto", "source": "default"}
     assert settings["limits"]["value"]["requests"] == 5
     assert settings["dir"] == {"value": str(shell.folder / ".mountcache"), "source": "default"}
-    assert {each.name for each in dataclasses.fields(Settings)} == set(settings)
+    names = {each.name for each in dataclasses.fields(Settings)}
+    assert names == set(settings)
+    # What `init` writes names them all.
+    assert set(re.findall(r"\w+", HEAD.partition(":")[2])) == names - {"url", "layout"}
     shell("offline", "on")
     (found,) = shell("config", "--json").documents
     assert found["settings"]["offline"] == {"value": "always", "source": "mountcache offline"}

@@ -181,3 +181,14 @@ def test_ours_and_theirs_are_taken_for_mine_and_upstream(origin: Origin, shell: 
     assert "[mine|base|upstream]" in shell("cat", "--help").text
     assert shell("resolve", "k", "--ours").code == 0
     assert shell("push", "--on-conflict", "ours").code == 0
+
+
+def test_resolve_says_what_comes_next(origin: Origin, shell: Inside) -> None:
+    for way, said in (
+        ("--mine", "next: `mountcache push`"),
+        ("--upstream", "`mountcache undo KEY`"),
+    ):
+        assert shell("put", "k", "--meta", "by=me", given=f"mine, {way}".encode()).code == 0
+        origin.change("k", way.encode(), {"by": "others"})
+        assert said in shell("resolve", "k", way).err
+        assert shell("push").code == 0

@@ -71,6 +71,7 @@ def resolve(keys: tuple[str, ...], policy: str | None, permissions: bool, as_jso
         )
     from mountcache.sync import resolve as settle
 
+    left = False
     with opened() as store:
         for key in keys:
             try:
@@ -84,12 +85,15 @@ def resolve(keys: tuple[str, ...], policy: str | None, permissions: bool, as_jso
                 raise NoSuchKeyError(
                     f"nothing is staged for {key!r}; `mountcache status` lists what is"
                 ) from None
+            left = left or done.staged is not None
             if as_json:
                 show({"key": key, "staged": done.staged, "message": done.message})
             else:
                 tell(one_line(f"resolved: {key}: {done.message}"))
-    if not as_json:
+    if not as_json and left:
         note("next: `mountcache push --permissions`" if permissions else "next: `mountcache push`")
+    elif not as_json:
+        note("`mountcache undo KEY` has mine back, for 14 days")
 
 
 def _edited(store: MountedStore, key: str) -> Resolved:

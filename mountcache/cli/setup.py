@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from mountcache.backing.listing import ListingURLStore
     from mountcache.config import Settings
 
-__all__ = ["init"]
+__all__ = ["HEAD", "init"]
 
-_HEAD = """\
-# What is mounted here. Other keys: max_age, offline, auth, size_limit,
-# durability, author, data_path, query_path, write, metadata, ca, client_cert,
-# client_key, insecure_skip_tls_verify, probe, [limits].
+HEAD = """\
+# What is mounted here. Other keys: mount_point, dir, max_age, offline, auth,
+# size_limit, staged_limit, undo_limit, durability, shared, author, data_path,
+# query_path, write, metadata, ca, client_cert, client_key, probe, push, limits,
+# rule, insecure_skip_tls_verify.
 """
 _GRADES = {
     "A": "Edits are pushed at grade A: the server compares and writes as one step.",
@@ -113,7 +114,7 @@ def init(
     there = _check_free(path, name)
     try:
         with path.open("a" if there else "x", encoding="utf-8") as file:
-            file.write(("\n" if there else _HEAD) + table + toml_text(values))
+            file.write(("\n" if there else HEAD) + table + toml_text(values))
     except OSError as error:
         raise ConfigurationError(
             f"{path} can't be written: {error.strerror}; go to a folder of your own, and say it "
