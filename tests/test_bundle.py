@@ -143,6 +143,20 @@ def test_edits_arrive_as_they_were_with_bases_groups_notes_and_authors(
     assert not there.exists("large") and not there.exists("c")
 
 
+def test_a_group_that_was_held_there_is_held_here_as_a_whole(
+    machine: Machine, origin: Origin, stick: Path
+) -> None:
+    here, there = machine("ada"), machine("bob")
+    with here.transaction("the notes", group="release"):
+        here.set("g/1", StringValue(b"1", {}))
+    here.hold("g/1")
+    with there.transaction("bob's", group="release"):
+        there.set("g/bob", StringValue(b"b", {}))
+    export_bundle(here, stick)
+    import_bundle(there, stick)
+    assert {edit.key: edit.held for edit in there.staged()} == {"g/1": True, "g/bob": True}
+
+
 def test_named_groups_and_what_is_held_back_stay_so(
     machine: Machine, origin: Origin, stick: Path
 ) -> None:

@@ -205,6 +205,13 @@ def stage_all(
                 con, foreign.op_id
             ):
                 remember(con, foreign.op_id, edit.key, None, catalog.clock())
+        for group, _ in groups.values():
+            # A group is held as a whole, or not at all.
+            con.execute(
+                "UPDATE edit SET held = 1 WHERE grp = ?"
+                " AND EXISTS (SELECT 1 FROM edit x WHERE x.grp = edit.grp AND x.held)",
+                (group,),
+            )
         catalog.refuse_too_much(con, grown)
     return now
 
