@@ -192,3 +192,11 @@ def test_resolve_says_what_comes_next(origin: Origin, shell: Inside) -> None:
         origin.change("k", way.encode(), {"by": "others"})
         assert said in shell("resolve", "k", way).err
         assert shell("push").code == 0
+
+
+def test_the_size_of_what_is_deleted_is_shown_though_it_was_never_fetched(
+    origin: Origin, shell: Inside
+) -> None:
+    assert shell("ls").code == 0
+    assert shell("rm", "k").code == 0
+    assert "\n-4 bytes, " in shell("diff", "k").text

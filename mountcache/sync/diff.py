@@ -183,11 +183,21 @@ def _base(mount: Mount, row: Row, base: BaseOf) -> Shown:
     return Shown(
         "base", True,
         None if meta is None else parse(meta),
-        copy.size if copy is not None and is_copy else None,
+        copy.size if copy is not None and is_copy else _listed_size(row, base),
         copy.sha256 if copy is not None and is_copy else base.sha256,
         base.version,
         (lambda: mount.catalog.open_copy(copy)) if copy is not None and is_copy else None,
     )  # fmt: skip
+
+
+def _listed_size(row: Row, base: BaseOf) -> int | None:
+    """Return the size of a base that isn't here, if upstream is known to have it still."""
+    entry = row.entry
+    if entry is None or not entry.present:
+        return None
+    by_version = base.version is not None and entry.version == base.version
+    by_digest = base.sha256 is not None and entry.sha256 == base.sha256
+    return entry.size if by_version or by_digest else None
 
 
 def _copy(mount: Mount, row: Row, which: Which) -> Shown:
