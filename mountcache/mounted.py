@@ -849,16 +849,23 @@ class MountedStore(AbstractStore):
         """
         rights.update(self.mount, self._mine(key), permissions, self._ask)
 
-    def log(self, key: str | None = None) -> Iterator[Logged]:
+    def log(self, key: str | None = None, last: int | None = None) -> Iterator[Logged]:
         """Iterate over what happened here, the first first: to one key, or to all.
 
         What was staged, reverted, resolved and pushed, and what is known to have changed
         upstream. The last 100,000 records are kept.
+
+        Parameters
+        ----------
+        key
+            The key; None for all.
+        last
+            How many of the latest; None for all. What comes meanwhile comes besides.
         """
         short = None if key is None else self._short(self._check(key))
         if key is not None and short is None:
             return iter(())  # of what lies outside the mount point nothing is recorded
-        return history.of_mount(self.mount, 0, short)
+        return history.of_mount(self.mount, 0, short, last)
 
     def changes(self, since: str | None = None) -> tuple[list[Logged], str]:
         """Return what happened since a moment, by any process, and the token of this one.

@@ -84,6 +84,27 @@ def test_what_becomes_of_an_edit_is_logged_in_order(store: MountedStore) -> None
     assert (pushed.author, pushed.size, pushed.grade) == ("ada", 4, "A")
     assert pushed.version == store.get("a").version
     assert staged.at <= pushed.at
+    assert list(store.log(last=2)) == list(store.log())[-2:]
+    assert list(store.log("a", last=3)) == list(store.log("a"))[-3:]
+    assert list(store.log(last=100)) == list(store.log())
+
+
+def test_the_last_records_are_found_without_reading_the_others(store: MountedStore) -> None:
+    store.from_bytes("a", b"mine")
+    content = store.mount.catalog.content
+    copied = "INSERT INTO log (at, what, key, note) SELECT at, what, key, note FROM log"
+    with content.write() as con:
+        for _ in range(12):
+            con.execute(copied)
+    steps: list[None] = []
+    con = content.connection()
+    con.set_progress_handler(lambda: steps.append(None), 10)
+    for key in (None, "a"):
+        steps.clear()
+        assert len(list(store.log(key, last=5))) == 5
+        few = len(steps)
+        assert len(list(store.log(key))) == 4096
+        assert few < len(steps) / 20
 
 
 def test_conflict_and_how_it_was_resolved_are_logged(

@@ -55,7 +55,8 @@ def log(key: str | None, number: int, as_json: bool) -> None:
     upstream. The last 100,000 records are kept.
     """
     with opened() as store:
-        found = deque(store.log(key), maxlen=number)
+        # Others may add to it meanwhile.
+        found = deque(store.log(key, last=number), maxlen=number)
     for each in reversed(found):
         if as_json:
             show(asdict(each))

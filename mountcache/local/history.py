@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from mountcache.local.view import PAGE
 
-__all__ = ["KEPT", "Logged", "What", "entries", "last", "oldest", "record"]
+__all__ = ["KEPT", "Logged", "What", "before_last", "entries", "last", "oldest", "record"]
 
 KEPT: Final = 100_000
 """How many records are kept."""
@@ -81,6 +81,14 @@ def oldest(con: sqlite3.Connection) -> int:
     """Return the number of the first record that is kept; 1 if there is none."""
     found: int | None = con.execute("SELECT min(seq) FROM log").fetchone()[0]
     return found or 1
+
+
+def before_last(con: sqlite3.Connection, number: int, key: str | None = None) -> int:
+    """Return the number after which the last `number` records come: of one key, or of all."""
+    where = "WHERE key = ?2" if key is not None else "WHERE ?2 IS NULL"
+    sql = f"SELECT seq FROM log {where} ORDER BY seq DESC LIMIT 1 OFFSET ?1"
+    found = con.execute(sql, (number, key)).fetchone()
+    return 0 if found is None else int(found[0])
 
 
 def entries(con: sqlite3.Connection, after: int, key: str | None = None) -> Iterator[Logged]:

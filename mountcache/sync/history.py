@@ -13,9 +13,14 @@ from mountcache.sync.mount import Mount
 __all__ = ["changes", "of_mount"]
 
 
-def of_mount(mount: Mount, after: int, key: str | None = None) -> Iterator[Logged]:
-    """Iterate over the records after a number: of one key of the catalog, or of all."""
-    found = history.entries(mount.catalog.content.connection(), after, key)
+def of_mount(
+    mount: Mount, after: int, key: str | None = None, last: int | None = None
+) -> Iterator[Logged]:
+    """Iterate over the records after a number, or the last ones: of one key, or of all."""
+    con = mount.catalog.content.connection()
+    if last is not None:
+        after = max(after, history.before_last(con, last, key))
+    found = history.entries(con, after, key)
     return (_full(mount, each) for each in found)
 
 
