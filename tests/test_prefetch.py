@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,13 @@ import pytest
 from mountcache import sync
 from mountcache.abc import Value
 from mountcache.backing.dynamic import DynamicURLStore
+from mountcache.backing.limits import Limits
 from mountcache.errors import StoreFullError, StoreUnavailableError, TransactionError
 from mountcache.local.disk import DiskCacheStore
 from mountcache.local.memory import MemoryStore
 from mountcache.mounted import MountedStore
 from mountcache.serve import Origin
+from mountcache.sync.pacing import Width
 from mountcache.values import StringValue
 from tests.scripted import MIB, Scripted, pattern
 
@@ -167,6 +171,55 @@ def test_half_of_an_older_version_never_gets_into_a_newer_one(tmp_path: Path) ->
 def test_inside_a_transaction_it_is_refused(store: MountedStore) -> None:
     with pytest.raises(TransactionError, match="prefetch"), store.transaction("no place"):
         sync.prefetch(store)
+
+
+class Far(MemoryStore):
+    """An upstream whose answers take a while, and who counts how many are under way."""
+
+    def __init__(self, keys: int, seconds: float) -> None:
+        super().__init__()
+        self.seconds = 0.0
+        for number in range(keys):
+            self.set(f"{number:04}", StringValue(b"data", {}))
+        self.seconds, self.now, self.most, self.lock = seconds, 0, 0, threading.Lock()
+
+    def get(self, key: str) -> Value:
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(self.seconds)
+        with self.lock:
+            self.now -= 1
+        return super().get(key)
+
+
+@pytest.mark.parametrize(("named", "at_least", "at_most"), [(None, 20, 72), (3, 3, 3), (12, 9, 12)])
+def test_more_are_asked_for_at_once_where_answers_take_long(
+    tmp_path: Path, named: int | None, at_least: int, at_most: int
+) -> None:
+    far = Far(400, 0.05)
+    with MountedStore("", DiskCacheStore(tmp_path / "here"), far) as store:
+        assert sync.prefetch(store, workers=named).fetched == 400
+    assert at_least <= far.most <= at_most
+
+
+def test_no_more_are_asked_for_than_connections_are_allowed(origin: Origin, tmp_path: Path) -> None:
+    backing = DynamicURLStore(
+        f"{origin.url}keys", f"{origin.url}query", limits=Limits(connections=2)
+    )
+    with MountedStore("", DiskCacheStore(tmp_path / "here"), backing) as store:
+        width = Width(store.mount, None)
+        for _ in range(100):
+            width.note(1.0)
+        assert (width.first, width.of_use()) == (2, 2)
+
+
+def test_near_upstream_isnt_crowded(store: MountedStore) -> None:
+    width = Width(store.mount, None)
+    assert width.of_use() is None
+    for _ in range(100):
+        width.note(0.003)
+    assert width.of_use() == 8
 
 
 def test_at_least_one_worker(store: MountedStore) -> None:

@@ -115,7 +115,7 @@ def prefetch_frozen(
     file: str,
     named: list[str] | Lockfile,
     *,
-    workers: int,
+    workers: int | None,
     bwlimit: str | None,
     as_json: bool,
 ) -> Code:

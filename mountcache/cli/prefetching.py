@@ -46,7 +46,10 @@ _ENDING = "interrupted: what is here by now stays, and a further prefetch goes o
 @click.option("--check", is_flag=True, help="Only say whether all is here; fetch nothing.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be fetched.")
 @click.option(
-    "--workers", type=click.IntRange(1, 64), default=8, show_default=True, help="At once."
+    "--workers",
+    type=click.IntRange(1, 64),
+    show_default="8, more where answers take long",
+    help="At once.",
 )
 @bwlimit_option
 @exact_option
@@ -61,7 +64,7 @@ def prefetch(
     pin: bool,
     check: bool,
     dry_run: bool,
-    workers: int,
+    workers: int | None,
     bwlimit: str | None,
     exact: bool,
     as_json: bool,

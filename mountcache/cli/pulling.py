@@ -27,7 +27,10 @@ __all__ = ["pull"]
 @click.command()
 @click.argument("pattern", default="*")
 @click.option(
-    "--workers", type=click.IntRange(1, 64), default=8, show_default=True, help="At once."
+    "--workers",
+    type=click.IntRange(1, 64),
+    show_default="8, more where answers take long",
+    help="At once.",
 )
 @bwlimit_option
 @exact_option
@@ -35,7 +38,12 @@ __all__ = ["pull"]
 @json_option
 @click.pass_context
 def pull(
-    ctx: click.Context, pattern: str, workers: int, bwlimit: str | None, exact: bool, as_json: bool
+    ctx: click.Context,
+    pattern: str,
+    workers: int | None,
+    bwlimit: str | None,
+    exact: bool,
+    as_json: bool,
 ) -> None:
     """Bring the index, and the copies that are here, up to date.
 

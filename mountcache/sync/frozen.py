@@ -373,7 +373,7 @@ def prefetch_locked(
     lock: Lockfile,
     keys: Iterable[str] | None = None,
     *,
-    workers: int = 8,
+    workers: int | None = None,
     progress: Progress | None = None,
     bwlimit: str | float | None = None,
 ) -> PrefetchReport:
@@ -390,7 +390,7 @@ def prefetch_locked(
     keys
         Some of its keys; None: all.
     workers
-        How many values are on their way at once.
+        How many values are on their way at once; None: 8, or up to 64 where answers take long.
     progress
         Called as ``progress(done, total, key)``, at most ten times a second and at the end.
     bwlimit
@@ -411,7 +411,7 @@ def prefetch_locked(
     """
     mount = store.mount
     mount.staging.refuse_in_transaction("prefetch")
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise ValueError(f"a prefetch has at least 1 worker, not {workers}")
     names = list(lock.keys if keys is None else keys)
     skip = len(mount.prefix)

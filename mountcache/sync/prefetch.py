@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Final
@@ -22,7 +23,7 @@ from mountcache.local.records import Clean, Row
 from mountcache.stopping import check_stopped, stopped_by, stopper
 from mountcache.sync.fetch import discard, fill, whole
 from mountcache.sync.mount import Mount, Mounted
-from mountcache.sync.pacing import at_most, at_once
+from mountcache.sync.pacing import Width, at_most
 from mountcache.sync.promise import promise_for
 from mountcache.sync.readiness import Wanted, listed, readiness, survey
 from mountcache.sync.remote import Patience
@@ -44,6 +45,9 @@ __all__ = [
 _EVERY: Final = 0.1
 _AHEAD: Final = 8
 """How many values a worker may be ahead of the commits."""
+_SMALL: Final = 65536
+"""Bytes up to which the time of a value tells how long an answer is on its way."""
+_THREADS: Final = "mountcache-prefetch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ def prefetch(
     store: Mounted,
     pattern: str | Iterable[str] = "*",
     *more: str,
-    workers: int = 8,
+    workers: int | None = None,
     pin: bool = False,
     progress: Callable[[int, int, str], object] | None = None,
     bwlimit: str | float | None = None,
@@ -94,7 +98,7 @@ def prefetch(
     more
         Further patterns.
     workers
-        How many values are on their way at once.
+        How many values are on their way at once; None: 8, or up to 64 where answers take long.
     pin
         Whether to pin the copies, those that were here as well.
     progress
@@ -116,7 +120,7 @@ def prefetch(
     mount.staging.refuse_in_transaction("prefetch")
     refuse_offline(mount)
     mount.refuse_frozen("prefetch")
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise ValueError(f"a prefetch has at least 1 worker, not {workers}")
     wanted: list[Wanted] = []
 
@@ -139,7 +143,7 @@ def pin_keys(
     store: Mounted,
     keys: Iterable[str],
     *,
-    workers: int = 8,
+    workers: int | None = None,
     progress: Callable[[int, int, str], object] | None = None,
 ) -> PrefetchReport:
     """Pin the copies of keys, fetching those that aren't here.
@@ -170,7 +174,7 @@ def _brought(
     mount: Mount,
     wanted: Sequence[Wanted],
     *,
-    workers: int,
+    workers: int | None,
     pin: bool,
     progress: Callable[[int, int, str], object] | None,
     bwlimit: str | float | None = None,
@@ -211,7 +215,7 @@ def fetch_keys(
     mount: Mount,
     keys: Sequence[str],
     *,
-    workers: int = 8,
+    workers: int | None = None,
     pin: bool = False,
     progress: Callable[[int, int, str], object] | None = None,
     bwlimit: str | float | None = None,
@@ -238,7 +242,7 @@ def fetch_keys(
 def arriving(
     mount: Mount,
     rows: Iterable[Row],
-    workers: int,
+    workers: int | None,
     fetch: Callable[[Mount, Row], Came],
     bwlimit: str | float | None = None,
     *,
@@ -256,27 +260,31 @@ def arriving(
         Whether to pin what comes.
     """
     with at_most(mount, bwlimit):
-        for batch in _arriving(mount, rows, at_once(mount, workers), fetch):
+        for batch in _arriving(mount, rows, Width(mount, workers), fetch):
             yield from _pinned(mount, batch) if pin else batch
 
 
 def _arriving(
-    mount: Mount, rows: Iterable[Row], workers: int, fetch: Callable[[Mount, Row], Came]
+    mount: Mount, rows: Iterable[Row], width: Width, fetch: Callable[[Mount, Row], Came]
 ) -> Iterator[list[Came]]:
     todo = iter(rows)
     coming: set[Future[Came]] = set()
-    patience = Patience(workers)
+    workers, patience = width.first, Patience(width.first)
     stop = stopper()
 
     def one(row: Row) -> Came:
         with stopped_by(stop):
-            return _one(mount, row, patience, fetch)
+            return _one(mount, row, patience, width, fetch)
 
-    with ThreadPoolExecutor(workers, "mountcache-prefetch") as pool:
+    with ExitStack() as pools:
+        pool = pools.enter_context(ThreadPoolExecutor(workers, _THREADS))
         try:
             while True:
                 check_stopped()
-                room = workers * _AHEAD - len(coming)
+                if not width.settled and (now := width.of_use() or 0) > workers:
+                    # The first pool ends what it has begun.
+                    workers, pool = now, pools.enter_context(ThreadPoolExecutor(now, _THREADS))
+                room = workers * (_AHEAD if width.settled else 3) - len(coming)
                 coming |= {pool.submit(one, row) for row in islice(todo, room)}
                 if not coming:
                     return
@@ -287,10 +295,19 @@ def _arriving(
                 future.cancel()
 
 
-def _one(mount: Mount, row: Row, patience: Patience, fetch: Callable[[Mount, Row], Came]) -> Came:
+def _one(
+    mount: Mount,
+    row: Row,
+    patience: Patience,
+    width: Width,
+    fetch: Callable[[Mount, Row], Came],
+) -> Came:
     """Fetch one key, if it is of any use to ask for it."""
+    begun = time.monotonic()
     came = Came(row, error=patience.lost) if patience.lost else fetch(mount, row)
     patience.note(came.error)
+    if came.error is None and (came.size or 0) <= _SMALL:
+        width.note(time.monotonic() - begun)
     return came
 
 

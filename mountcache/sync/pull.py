@@ -53,7 +53,7 @@ def pull(
     store: Mounted,
     pattern: str = "*",
     *,
-    workers: int = 8,
+    workers: int | None = None,
     progress: Progress | None = None,
     bwlimit: str | float | None = None,
 ) -> PullReport:
@@ -66,7 +66,7 @@ def pull(
     pattern
         A shell pattern of keys; ``*`` crosses "/".
     workers
-        How many keys are asked for at once.
+        How many keys are asked for at once; None: 8, or up to 64 where answers take long.
     progress
         Called as ``progress(done, total, key)``, at most ten times a second and at the end.
     bwlimit
@@ -84,13 +84,15 @@ def pull(
     mount.staging.refuse_in_transaction("pull")
     refuse_offline(mount)
     mount.refuse_frozen("pull")
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise ValueError(f"a pull has at least 1 worker, not {workers}")
     with at_most(mount, bwlimit):
         return _pulled(store, pattern, workers, progress)
 
 
-def _pulled(store: Mounted, pattern: str, workers: int, progress: Progress | None) -> PullReport:
+def _pulled(
+    store: Mounted, pattern: str, workers: int | None, progress: Progress | None
+) -> PullReport:
     mount = store.mount
     keys = list(_copies(mount, pattern))  # before: what is gone by now is told
     store.update_index()
