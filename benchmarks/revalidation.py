@@ -71,7 +71,7 @@ def _all_at_once(folder: Path, contents: dict[str, bytes], stack: ExitStack, rep
         {
             "rclone copy again": rclone if program("rclone") else None,
             "mountcache, static index: one 304": index,
-            "mountcache, one /query listing": query,
+            "mountcache, listing of /query: one 304": query,
             "mountcache pull, static": pulled,
         },
         reference="rclone copy again",
