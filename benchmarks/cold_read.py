@@ -30,7 +30,7 @@ Work = Callable[[], int | float]
 def run(folder: Path, *, quick: bool) -> list[Row]:
     """Return small keys one after another, one large value, and the first bytes of values."""
     mebibytes = 8 if quick else 256
-    small = [f"small/{number}" for number in range(20 if quick else 200)]
+    small = [f"small/{number}" for number in range(20 if quick else 100)]
     firsts = [f"first/{number}" for number in range(5 if quick else 20)]
     large = os.urandom(_MIB) * mebibytes
     contents = {
@@ -51,7 +51,7 @@ def run(folder: Path, *, quick: bool) -> list[Row]:
             interleaved(
                 f"cold read of {mebibytes} MiB",
                 _whole(fresh, url, ["large"]),
-                reference="curl -o", repeats=2 if quick else 5, between=fresh.clear,
+                reference="curl -o", repeats=2 if quick else 3, between=fresh.clear,
                 goals=[at_least("mountcache", 0.9, "curl -o")],
             ),
             interleaved(

@@ -8,9 +8,8 @@ import os
 import shutil
 from pathlib import Path
 
-import orjson
-
 from benchmarks.catalogs import index_of, made, mounted, write_index
+from benchmarks.surroundings import installed
 from benchmarks.timing import Row, at_most, interleaved
 from mountcache import MountedStore
 
@@ -27,9 +26,13 @@ def run(folder: Path, *, quick: bool) -> list[Row]:
     source = index_of(folder.parent, keys)
     text = (source / "index.json").read_bytes()
 
-    def parsed() -> int:
-        assert len(orjson.loads(text)) == keys
-        return 1
+    parsed = None
+    if installed("orjson"):
+        import orjson
+
+        def parsed() -> int:
+            assert len(orjson.loads(text)) == keys
+            return 1
 
     def parsed_slowly() -> int:
         assert len(json.loads(text)) == keys

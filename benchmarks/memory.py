@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.catalogs import catalog, index_of, mounted
+from benchmarks.surroundings import installed
 from benchmarks.timing import Row, at_most
 from mountcache import DiskCacheStore, DynamicURLStore, MountedStore, StaticURLStore, sync
 from mountcache.serve import OriginProcess
@@ -53,7 +54,7 @@ def run(folder: Path, *, quick: bool) -> list[Row]:
         "a mount at rest": peak("rest", directory, known),
         "a query and a glob": peak("ask", directory, known),
         "json.loads of the index": once("json", index),
-        "orjson.loads of the index": once("orjson", index),
+        **({"orjson.loads of the index": once("orjson", index)} if installed("orjson") else {}),
         "taking the index in": once("load", folder / "loaded", known),
     }
     return [

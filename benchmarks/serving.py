@@ -49,14 +49,14 @@ def run(folder: Path, *, quick: bool) -> list[Row]:
         return [
             interleaved(
                 f"cached 4 KiB through a proxy, {_CONNECTIONS} connections, a request",
-                loads(keys, 200 if quick else 10_000, _CONNECTIONS),
+                loads(keys, 200 if quick else 5_000, _CONNECTIONS),
                 reference="nginx proxy_cache",
                 repeats=2 if quick else 7,
                 goals=[at_least("mountcache serve", 0.4, "nginx proxy_cache")],
             ),
             interleaved(
                 f"cached {mebibytes} MiB through a proxy, one connection, a request",
-                loads(["large"], 4 if quick else 16, 1),
+                loads(["large"], 4 if quick else 8, 1),
                 reference="nginx proxy_cache",
                 repeats=2 if quick else 7,
                 goals=[at_least("mountcache serve", 1.0, "nginx proxy_cache")],

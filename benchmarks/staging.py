@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import diskcache
-from encore.storage.filesystem_store import FileSystemStore, init_shared_store
 
+from benchmarks.surroundings import installed
 from benchmarks.timing import Row, at_most, interleaved
 from mountcache import DiskCacheStore
 
@@ -57,7 +57,7 @@ def _alone(folder: Path, size: int, bound: float, times: int, repeats: int) -> R
         write = floor(folder / "floor", stack)
         commit = floor(folder / "commit", stack, inside=True)
         raw = stack.enter_context(diskcache.Cache(folder / "raw", **_DURABLY))
-        encore = _encore(folder / "encore")
+        encore = _encore(folder / "encore") if installed("encore") else None
 
         def each(work: Callable[[str], object]) -> Callable[[], int]:
             def again() -> int:
@@ -68,13 +68,12 @@ def _alone(folder: Path, size: int, bound: float, times: int, repeats: int) -> R
 
             return again
 
-        contenders = {
+        contenders: dict[str, Callable[[], int] | None] = {
             FLOOR: each(lambda key: write(key, data)),
             "mountcache": each(lambda key: ours.set(key, (io.BytesIO(data), {"n": 1}))),
             "diskcache.set, synchronous=2": each(lambda key: raw.set(key, data)),
-            "encore FileSystemStore": each(
-                lambda key: encore.set(key, (io.BytesIO(data), {"n": 1}))
-            ),
+            "encore FileSystemStore": encore
+            and each(lambda key: encore.set(key, (io.BytesIO(data), {"n": 1}))),
         }
         if size <= 2**20:
             contenders["floor: the bytes in the commit"] = each(lambda key: commit(key, data))
@@ -189,7 +188,9 @@ def floor(
     return as_row if inside else as_file
 
 
-def _encore(folder: Path) -> FileSystemStore:
+def _encore(folder: Path) -> Any:
+    from encore.storage.filesystem_store import FileSystemStore, init_shared_store
+
     folder.mkdir(exist_ok=True)
     init_shared_store(str(folder))
     store = FileSystemStore(str(folder))

@@ -47,7 +47,7 @@ def run(folder: Path, *, quick: bool) -> list[Row]:
             interleaved(
                 f"{question}, 8 threads",
                 {name: threads[name] for name in _TOGETHER},
-                reference="raw diskcache.get", repeats=2 if quick else 9, goals=[_GOAL],
+                reference="raw diskcache.get", repeats=2 if quick else 7, goals=[_GOAL],
             ),
         ]  # fmt: skip
         processes: dict[str, Callable[[], int] | None] = {}
@@ -58,7 +58,7 @@ def run(folder: Path, *, quick: bool) -> list[Row]:
         rows.append(
             interleaved(
                 f"{question}, 4 processes",
-                processes, reference="raw diskcache.get", repeats=2 if quick else 9, goals=[_GOAL],
+                processes, reference="raw diskcache.get", repeats=2 if quick else 7, goals=[_GOAL],
             )
         )  # fmt: skip
         return rows
@@ -85,8 +85,8 @@ _read: Read
 def _by_processes(
     stack: ExitStack, name: str, folder: Path, url: str, keys: list[str]
 ) -> Callable[[], int]:
-    # More keys at a time than by one thread: to hand out the work takes some, too.
-    many = keys * 4
+    # Twice the keys at a time than by one thread: to hand out the work takes some, too.
+    many = keys * 2
     pool = stack.enter_context(
         ProcessPoolExecutor(
             4,

@@ -56,6 +56,27 @@ def test_each_benchmark_runs_quickly_and_tells_its_figures(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [told], "a benchmark left something behind"
 
 
+def test_benchmarks_load_without_the_peers() -> None:
+    """What is installed here isn't everywhere: a peer is imported where it is run."""
+    peers = {
+        "aiohttp", "cachecontrol", "encore", "fsspec", "hishel", "matplotlib", "orjson", "pooch",
+        "requests_cache", "zarr",
+    }  # fmt: skip
+    code = (
+        "import sys\nfrom benchmarks.__main__ import named\nnamed()\n"
+        f"print(*(set(sys.modules) & {peers!r}))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout.strip() == ""
+
+
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_each_benchmark_asks_a_question(name: str) -> None:
     assert named()[name].__doc__.partition("\n")[0].endswith("?")
