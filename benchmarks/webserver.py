@@ -29,7 +29,9 @@ def repository(root: Path, contents: Mapping[str, bytes]) -> None:
         path.write_bytes(data)
         os.utime(path, (hour_ago, hour_ago))
     index = {key: {"n": number} for number, key in enumerate(contents)}
-    (root / "index.json").write_text(json.dumps(index))
+    path = root / "index.json"
+    path.write_text(json.dumps(index))
+    os.utime(path, (hour_ago, hour_ago))
 
 
 @contextmanager
