@@ -40,7 +40,7 @@ def run(folder: Path, *, quick: bool) -> list[Row]:
     ten rows at a set, and syncs nothing; ours keeps copies without a sync, too.
     """
     data = os.urandom(4096)
-    held, times = (200, 50) if quick else (20_000, 1000)
+    held, times = (200, 50) if quick else (5000, 500)
     number = itertools.count()
     with ExitStack() as stack:
 

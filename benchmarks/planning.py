@@ -45,7 +45,7 @@ def run(folder: Path, *, quick: bool) -> list[Row]:
                 f"({_bytes_of(partial(work, many)) / many:,.0f} bytes each at most)",
                 {"10": partial(work, 10), f"{many:,}": partial(work, many)},
                 reference="10",
-                repeats=3 if quick else 7,
+                repeats=3,
             )
             for what, work in (("status", told), ("plan", planned))
         ]

@@ -61,8 +61,8 @@ def made(folder: Path, copies: int) -> Path:
 
 
 def run(folder: Path, *, quick: bool) -> list[Row]:
-    """Return opening and `status` with 300,000 clean copies beside the same without any."""
-    copies = 3000 if quick else 300_000
+    """Return opening and `status` with 100,000 clean copies beside the same without any."""
+    copies = 3000 if quick else 100_000
     places = {
         f"{copies:,} copies": made(folder / "many", copies),
         "none": made(folder / "none", 0),
