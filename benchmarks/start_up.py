@@ -22,6 +22,8 @@ class Upstream(AbstractReadOnlyStore):
     """An upstream of small values, with an index, which nobody has to wait for."""
 
     poll = 1e9
+    identity = "small values"
+    """Without it a store lets go of its copies when it meets another of these."""
 
     def __init__(self, keys: int) -> None:
         super().__init__()
@@ -60,6 +62,13 @@ def made(folder: Path, copies: int) -> Path:
     return folder
 
 
+def _holds(folder: Path, copies: int) -> None:
+    """Make sure that the copies are there still."""
+    with DiskCacheStore(folder, min_free=0) as local:
+        store = MountedStore("", local, Upstream(0))
+        assert sum(1 for _ in store.cached()) == copies
+
+
 def run(folder: Path, *, quick: bool) -> list[Row]:
     """Return opening and `status` with 100,000 clean copies beside the same without any."""
     copies = 3000 if quick else 100_000
@@ -80,7 +89,7 @@ def run(folder: Path, *, quick: bool) -> list[Row]:
             assert len(sync.status(store).edits) == STAGED
         return 1
 
-    return [
+    rows = [
         interleaved(
             f"{what}, {STAGED:,} edits staged",
             {name: (lambda path=path, work=work: work(path)) for name, path in places.items()},
@@ -89,3 +98,5 @@ def run(folder: Path, *, quick: bool) -> list[Row]:
         )
         for what, work in (("open", opened), ("open and status", told))
     ]
+    _holds(folder / "many", copies)
+    return rows
