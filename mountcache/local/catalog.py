@@ -216,7 +216,8 @@ class Catalog:
 
     def row(self, key: str, con: sqlite3.Connection | None = None) -> Row:
         """Return all that is known of a key."""
-        con = self.content.connection() if con is None else con
+        if con is None:
+            return row_from(self.content.connection().rows(ROW, (key,))[0])
         return row_from(con.execute(ROW, (key,)).fetchone())
 
     def hit(self, key: str, sql: str) -> tuple[Any, ...] | None:
