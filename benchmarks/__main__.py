@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import pkgutil
+import shutil
 import sys
 import tempfile
 import time
@@ -56,9 +57,8 @@ def main() -> int:
             print(table([Row.of_json(row) for row in ran["rows"]]))
     else:
         names = asked.only or list(there)
-        document = _run({name: there[name] for name in names}, asked.dir, quick=asked.quick)
-    if asked.json is not None:
-        asked.json.write_text(json.dumps(document, indent=1) + "\n")
+        chosen = {name: there[name] for name in names}
+        document = _run(chosen, asked.dir, asked.json, quick=asked.quick)
     if asked.write_docs:
         try:
             page = written(PAGE.read_text(), document)
@@ -73,43 +73,57 @@ def main() -> int:
     return 1 if document["failed"] else 0
 
 
-def _run(chosen: dict[str, Any], place: str | None, *, quick: bool) -> dict[str, Any]:
-    """Run benchmarks; return what they came to as a JSON object."""
+def _run(
+    chosen: dict[str, Any], place: str | None, told: Path | None, *, quick: bool
+) -> dict[str, Any]:
+    """Run benchmarks; return what they came to as a JSON object, which is also in the file."""
     ran: dict[str, Any] = {}
     failed: dict[str, str] = {}
     left_out: dict[str, str] = {}
     with tempfile.TemporaryDirectory(dir=place, prefix="benchmarks-") as top:
-        document = {**surroundings(Path(top)), "quick": quick}
+        document: dict[str, Any] = {
+            **surroundings(Path(top)),
+            "quick": quick,
+            "benchmarks": ran,
+            "left_out": left_out,
+            "failed": failed,
+        }
         for name, benchmark in chosen.items():
-            question = (benchmark.__doc__ or "").partition("\n")[0]
-            print(f"{name}: {question}", file=sys.stderr, flush=True)
             folder = Path(top) / name
             folder.mkdir()
-            begun = time.perf_counter()
             try:
-                rows = benchmark.run(folder, quick=quick)
+                ran[name] = _ran(name, benchmark, folder, quick=quick)
             except NotHere as error:
                 left_out[name] = str(error)
-                continue
             except Exception as error:  # noqa: BLE001 - the others are still worth their time
                 traceback.print_exc()
                 failed[name] = f"{type(error).__name__}: {error}"
-                continue
-            took = time.perf_counter() - begun
-            ran[name] = {
-                "question": question,
-                "took": round(took, 3),
-                "rows": [row.as_json() for row in rows],
-            }
-            print(table(rows), flush=True)
-            print(f"    {took:.1f} s in all", file=sys.stderr, flush=True)
+            shutil.rmtree(folder, ignore_errors=True)  # they take gigabytes
+            if told is not None:  # a run that is interrupted has something to show
+                told.write_text(json.dumps(document, indent=1) + "\n")
     if absent := [name for name, version in document["versions"].items() if version is None]:
         print(f"not installed, so left out: {', '.join(absent)}", file=sys.stderr)
     for name, why in left_out.items():
         print(f"{name} was left out: {why}", file=sys.stderr)
     for name, why in failed.items():
         print(f"{name} failed: {why}", file=sys.stderr)
-    return {**document, "benchmarks": ran, "left_out": left_out, "failed": failed}
+    return document
+
+
+def _ran(name: str, benchmark: Any, folder: Path, *, quick: bool) -> dict[str, Any]:
+    """Run one benchmark."""
+    question = (benchmark.__doc__ or "").partition("\n")[0]
+    print(f"{name}: {question}", file=sys.stderr, flush=True)
+    begun = time.perf_counter()
+    rows = benchmark.run(folder, quick=quick)
+    took = time.perf_counter() - begun
+    print(table(rows), flush=True)
+    print(f"    {took:.1f} s in all", file=sys.stderr, flush=True)
+    return {
+        "question": question,
+        "took": round(took, 3),
+        "rows": [row.as_json() for row in rows],
+    }
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks import sockets
 from benchmarks.cold_read import Fresh
@@ -105,7 +106,7 @@ def _goals(load: Load) -> list[Goal]:
     return [at_least(_OURS, 0.9, _BARE) if load.delay else at_least(_OURS, 1.5, _RCLONE)]
 
 
-def _ours(fresh: Fresh, url: str, load: Load, **options: int) -> Callable[[], int]:
+def _ours(fresh: Fresh, url: str, load: Load, **options: Any) -> Callable[[], int]:
     def work() -> int:
         with mounted(fresh.path / "store", url) as store:
             report = sync.prefetch(store, **options)
