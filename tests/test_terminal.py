@@ -382,13 +382,17 @@ def test_a_push_that_deletes_many_keys_asks_first(
     assert not list(repository.glob("old/*"))
 
 
+@pytest.mark.parametrize("words", [[], ["old/*"], ["--group", "tidy"]])
 def test_a_push_that_deletes_many_keys_refuses_that_where_nobody_can_be_asked(
-    shell: Shell, repository: DiskCacheStore
+    shell: Shell, repository: DiskCacheStore, words: list[str]
 ) -> None:
     for number in range(11):
         repository.from_bytes(f"old/{number}", b"1")
-    assert shell("rm", "old/*").code == 0
-    refused = shell("push")
+    assert shell("rm", "old/*", "--group", "tidy").code == 0
+    refused = shell("push", *words)
     assert refused.code == 3
     assert "--max-delete 11" in refused.text
     assert len(list(repository.glob("old/*"))) == 11
+    # Who names each key means it.
+    assert shell("push", *(f"old/{number}" for number in range(11))).code == 0
+    assert not list(repository.glob("old/*"))

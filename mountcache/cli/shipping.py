@@ -14,7 +14,7 @@ import click
 
 from mountcache.cli.advice import advice, asking_for
 from mountcache.cli.codes import Code, NoSuchKeyError, one_line
-from mountcache.cli.naming import chosen, exact_option, group_option, like
+from mountcache.cli.naming import chosen, exact_option, group_option, is_pattern, like
 from mountcache.cli.session import (
     amount,
     bwlimit_option,
@@ -129,8 +129,8 @@ def push(
             ctx.exit(_show_plan(made, plan_file, as_json=as_json))
         if marker is not None:
             staged_ones(store, [marker], exact=True)
-        if named is None and max_delete is None:
-            max_delete = _allowed_deletes(store)
+        if max_delete is None and not _all_are_named(words, exact=exact):
+            max_delete = _allowed_deletes(store, named)
         with progress("push") as step, _interruptible(store) as stop:
             report = send(
                 store,
@@ -148,19 +148,28 @@ def push(
     ctx.exit(_tell_report(report, stop, as_json=as_json))
 
 
-def _allowed_deletes(store: MountedStore) -> int | None:
-    """Ask at a terminal whether many keys may be deleted; None: no more than unasked."""
+def _all_are_named(words: tuple[str, ...], *, exact: bool) -> bool:
+    """Return whether somebody has named each key, rather than a pattern, a group or nothing."""
+    return bool(words) and not any(is_pattern(word, exact=exact) for word in words)
+
+
+def _allowed_deletes(store: MountedStore, keys: list[str] | None) -> int | None:
+    """Ask at a terminal whether many keys may be deleted; None: they are few.
+
+    Parameters
+    ----------
+    keys
+        What a pattern or a group came to; None: all that is staged.
+    """
     from mountcache.sync.push import unasked_deletes
 
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return None  # the push refuses them, and says how they are allowed
-    count = unasked_deletes(store)
-    if count and click.confirm(
-        f"{count:,} keys would be deleted upstream. Delete them? Otherwise they stay staged.",
-        err=True,
-    ):
-        return count
-    return None
+    count = unasked_deletes(store, keys)
+    if not count:
+        return None
+    # Otherwise the push refuses them, and says how they are allowed.
+    terminal = sys.stdin.isatty() and sys.stderr.isatty()
+    asked = f"{count:,} keys would be deleted upstream. Delete them? Otherwise they stay staged."
+    return count if terminal and click.confirm(asked, err=True) else 0
 
 
 @click.command()

@@ -424,10 +424,14 @@ def brake(
     return []
 
 
-def unasked_deletes(store: Mounted) -> int:
-    """Return how many deletes a push of all that is staged refuses to do unasked; asks nobody."""
+def unasked_deletes(store: Mounted, keys: Iterable[str] | None = None) -> int:
+    """Return how many deletes are too many to be meant, of all that is staged or of some keys.
+
+    Nobody is asked. A push of named keys counts none by itself.
+    """
     mount = store.mount
-    return len(brake(mount, [edit for edit in mount.edits() if not edit.held], None))
+    short = None if keys is None else [key.removeprefix(mount.prefix) for key in keys]
+    return len(brake(mount, [edit for edit in chosen(mount, short) if not edit.held], None))
 
 
 def too_many(count: int) -> str:
