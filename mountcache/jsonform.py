@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mountcache.errors import DirectoryError, InvalidMetadataError
@@ -21,9 +21,20 @@ METADATA_LIMIT = 16 * 1048576
 _WHOLE = 2**53
 _INT64 = 2**63
 _decode = json.JSONDecoder().raw_decode
-# json.dumps makes an encoder at each call that asks for more than the default.
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-_dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
+
+
+def _encoder(*, sort_keys: bool) -> Callable[[object], str]:
+    """Return what writes JSON; json.dumps makes such an encoder anew at each call."""
+    plain = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys)
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return plain.encode
+    text: Any = getattr(json.encoder, "encode_basestring")  # noqa: B009 - typeshed lacks it
+    pieces = make(None, plain.default, text, None, ":", ",", sort_keys, False, True)
+    return lambda value: "".join(pieces(value, 0))
+
+
+_encode, _dump = _encoder(sort_keys=False), _encoder(sort_keys=True)
 
 
 def spelling(metadata: object) -> str:
@@ -37,6 +48,10 @@ def spelling(metadata: object) -> str:
         If it isn't a dict with str keys of JSON values: NaN and infinities, bytes, lone
         surrogates and integers beyond 64 bits are refused.
     """
+    if type(metadata) is dict and _is_flat(metadata):
+        text = _encode(metadata)
+        if text.isascii():
+            return text
     if not isinstance(metadata, Mapping):
         raise InvalidMetadataError(f"metadata is a dict, not {type(metadata).__name__}")
     _check(metadata, "metadata")
@@ -48,6 +63,8 @@ def normal_form(metadata: Mapping[str, Any]) -> str:
 
     Names are sorted; a float that is a whole number within 2**53 counts as that integer.
     """
+    if type(metadata) is dict and _is_flat(metadata):
+        return _dump(metadata)
     return _dump(_normal(metadata))
 
 
@@ -95,6 +112,23 @@ def content_version(sha256: str, metadata: Mapping[str, Any]) -> str:
     if len(data) != 32:
         data = hashlib.sha256(sha256.encode()).digest()
     return hashlib.sha256(data + normal_form(metadata).encode()).hexdigest()
+
+
+def _is_flat(metadata: dict[Any, Any]) -> bool:
+    """Return whether all there is are names and text, integers of 64 bits, true, false and null.
+
+    That is so of most, and such are in normal form but for their order.
+    """
+    for name, value in metadata.items():
+        kind = type(value)
+        if type(name) is not str or not (
+            kind is str
+            or (kind is int and -_INT64 <= value < _INT64)
+            or value is None
+            or kind is bool
+        ):
+            return False
+    return True
 
 
 def _normal(value: Any) -> Any:

@@ -10,6 +10,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 from mountcache.abc import Readable
@@ -53,6 +54,12 @@ _decode: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(
     parse_constant=_no_constant
 ).raw_decode
 
+# Objects become tuples of pairs, so that a key which is there twice stays so.
+_decode_pairs: Callable[[str], Any] = json.JSONDecoder(
+    parse_constant=_no_constant, object_pairs_hook=tuple
+).decode
+_CUTS: Final = 4
+
 
 class JSONWindow:
     """A window that moves over the JSON text of a stream.
@@ -73,6 +80,7 @@ class JSONWindow:
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")(errors)
         self._ended = False
         self._taken = 0
+        self._cut = True
 
     def more(self) -> bool:
         """Take in more text, dropping what lies behind; False at the end."""
@@ -88,6 +96,7 @@ class JSONWindow:
         if self._taken > _LONGEST_IN_ALL:
             raise Broken(f"it is longer than {_LONGEST_IN_ALL:,} bytes")
         self.text += self._decoder.decode(data, final=self._ended)
+        self._cut = True
         return True
 
     def _read(self) -> bytes:
@@ -112,6 +121,27 @@ class JSONWindow:
                 return self.text[self.at]
             if not self.more():
                 return ""
+
+    def members(self) -> list[tuple[str, Any]]:
+        """Take the members of an object that are whole in the window, or none where that is hard.
+
+        They are followed by a comma, which isn't taken. Objects in them are tuples of pairs.
+        """
+        end = len(self.text)
+        for _ in range(_CUTS if self._cut else 0):
+            end = self.text.rfind("},", self.at, end)
+            if end < 0:
+                break
+            # What is JSON with a brace about it was cut between two members: within a string its
+            # quotes don't come out even, within a value its braces.
+            with suppress(ValueError, Broken):
+                found: tuple[tuple[str, Any], ...] = _decode_pairs(
+                    f"{{{self.text[self.at : end + 1]}}}"
+                )
+                self.at = end + 1
+                return list(found)
+        self._cut = False
+        return []
 
     def value(self) -> Any:
         """Take the next JSON value."""
@@ -151,15 +181,21 @@ def entries_of_object(stream: Readable, what: str) -> Iterator[Entry]:
             text.at += 1
         else:
             while True:
-                if text.next() != '"':
-                    raise Broken(f"there is {text.next()!r} where a key in quotes was expected")
-                key = text.value()
-                if text.next() != ":":
-                    raise Broken(f"the key {key[:60]!r} has no metadata")
-                text.at += 1
-                entry = _entry(key, text.value())
-                if entry is not None:
-                    yield entry
+                members, key = text.members(), ""
+                for key, pairs in members:
+                    entry = _entry(key, _object(pairs))
+                    if entry is not None:
+                        yield entry
+                if not members:
+                    if text.next() != '"':
+                        raise Broken(f"there is {text.next()!r} where a key in quotes was expected")
+                    key = text.value()
+                    if text.next() != ":":
+                        raise Broken(f"the key {key[:60]!r} has no metadata")
+                    text.at += 1
+                    entry = _entry(key, text.value())
+                    if entry is not None:
+                        yield entry
                 separator = text.next()
                 if separator not in (",", "}"):
                     raise Broken(
@@ -216,6 +252,16 @@ def _entry(key: str, metadata: Any) -> Entry | None:
         return key, spelling(metadata), None, None, _digest(metadata.get("sha256"))
     except InvalidMetadataError as error:
         raise Broken(f"of the key {key[:60]!r} the {error}") from None
+
+
+def _object(value: Any) -> Any:
+    """Return JSON whose objects are tuples of pairs as such with dicts."""
+    if type(value) is tuple:
+        made = dict(value)
+        if any(type(each) in (tuple, list) for each in made.values()):
+            made = {name: _object(each) for name, each in made.items()}
+        return made
+    return [_object(each) for each in value] if type(value) is list else value
 
 
 def _digest(value: object) -> str | None:

@@ -40,11 +40,12 @@ GONE_KEPT = 10_000
 """How many keys that upstream's index has lost are remembered at least."""
 _CHECKPOINT_WHILE_LOADING = 20_000
 _LOSS_BELIEVED = 100
+_TEMPORARY_KIB = 32 * 1024
 RECORDED = 1_000
 """How many changes of one index are recorded key by key."""
 
 
-_Incoming = tuple[str, str, str | None, str | None, int | None, str | None]
+_Incoming = tuple[str, str, str | None, int | None, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +177,8 @@ class _Loading:
         self._catalog = catalog
         self._con = con
         self._beyond = False
+        # What is there for a batch alone needn't be written to a file.
+        con.execute(f"PRAGMA temp.cache_size = {-_TEMPORARY_KIB}")
         for table, columns in _TEMPORARY.items():
             con.execute(f"DROP TABLE IF EXISTS temp.{table}")
             con.execute(f"CREATE TEMP TABLE {table} ({columns}) WITHOUT ROWID")
@@ -208,7 +211,7 @@ class _Loading:
         skip = len(prefix)
         for key, meta, version, size, sha in reading.entries:
             if key.startswith(prefix) and len(key) > skip:
-                yield key[skip:], meta, norm_of(meta), version, size, sha
+                yield key[skip:], meta, version, size, sha
             else:
                 self._beyond = True
 
@@ -219,7 +222,7 @@ class _Loading:
                 raise IndexUnreadableError("another index was taken in at the same time")
             con.execute("DELETE FROM incoming")
             try:
-                con.executemany("INSERT INTO incoming VALUES (?, ?, ?, ?, ?, ?)", batch)
+                con.executemany("INSERT INTO incoming VALUES (?, ?, ?, ?, ?, NULL)", batch)
                 con.execute("INSERT INTO loaded SELECT key FROM incoming")
             except sqlite3.IntegrityError:
                 raise IndexUnreadableError(
@@ -236,6 +239,14 @@ class _Loading:
                    OR (NOT u.masked AND (u.entry IS NOT i.meta
                        OR (i.version IS NOT NULL AND u.version IS NOT i.version)))
                 """
+            )
+            changed = con.execute(
+                "SELECT i.key, i.meta FROM incoming i WHERE i.key IN (SELECT key FROM changed)"
+            ).fetchall()
+            norms = ((norm_of(meta), key) for key, meta in changed)
+            con.executemany(
+                "UPDATE incoming SET norm = ? WHERE key = ?",
+                (pair for pair in norms if pair[0] is not None),
             )
             con.execute(
                 f"""
@@ -403,7 +414,7 @@ class _Loading:
 
 _TEMPORARY = {
     "loaded": "key TEXT PRIMARY KEY",
-    "incoming": "key TEXT PRIMARY KEY, meta, norm, version, size, sha",
+    "incoming": "key TEXT PRIMARY KEY, meta, version, size, sha, norm",
     "changed": "key TEXT PRIMARY KEY",
     "withheld": "key TEXT PRIMARY KEY",
 }
