@@ -135,8 +135,8 @@ _ALLOWED: Final = {
         "once a hold, and sorts the keys of some groups"
     ),
     "tries, error FROM permission ORDER BY seq": f"{_TOLD}: what is staged of permissions",
-    "FROM copy WHERE pinned OR key IN (SELECT key FROM edit)": (
-        "once a prefetch, and once for each value above 1 MiB of it"
+    "WHERE NOT c.pinned),": (
+        "once a prefetch, and once for each value above 1 MiB of it: what is staged and pinned"
     ),
     "(SELECT coalesce(sum(size), 0) FROM copy WHERE pinned)": _TOLD,
     "SELECT key, content, size FROM copy WHERE NOT pinned AND key NOT IN": (

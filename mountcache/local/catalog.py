@@ -715,8 +715,9 @@ class Catalog:
         """Return how many bytes of copies could be kept if all evictable ones went."""
         con = self.content.connection()
         stays, clean, undone = con.execute(
-            "SELECT (SELECT coalesce(sum(size), 0) FROM copy"
-            " WHERE pinned OR key IN (SELECT key FROM edit)),"
+            "SELECT (SELECT coalesce(sum(size), 0) FROM copy WHERE pinned)"
+            " + (SELECT coalesce(sum(c.size), 0) FROM edit e CROSS JOIN copy c ON c.key = e.key"
+            " WHERE NOT c.pinned),"
             " (SELECT value FROM state WHERE name = 'clean_bytes'),"
             " (SELECT value FROM state WHERE name = 'undo_bytes')"
         ).fetchone()

@@ -264,6 +264,8 @@ CREATE TABLE permission (
     error TEXT
 ) WITHOUT ROWID;
 
+CREATE INDEX copy_pinned ON copy (key) WHERE pinned;
+
 -- Names of metadata that queries have asked for.
 CREATE TABLE field_name (
     slot INTEGER PRIMARY KEY,
