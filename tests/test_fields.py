@@ -186,6 +186,33 @@ def test_one_that_wasnt_made_to_its_end_isnt_believed(
     assert con.execute("SELECT count(*) FROM field").fetchone()[0] == MANY
 
 
+def test_two_who_make_the_same_one_end_with_one(
+    store: MountedStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(fields, "_BATCH", 100)
+    url = (tmp_path / "up").absolute().as_uri() + "/"
+    content, writes = store.mount.catalog.content, []
+    write = content.write
+    list(store.query_keys(odd=True))
+    with mounted(tmp_path / "here", url) as other:
+
+        def overtaken() -> Any:
+            writes.append(1)
+            if len(writes) == 4:
+                assert list(other.query_keys(n=1400)) == ["k01400"]
+            return write()
+
+        monkeypatch.setattr(content, "write", overtaken)
+        assert list(store.query_keys(n=1400)) == ["k01400"]
+    assert len(writes) == 4
+    monkeypatch.setattr(content, "write", write)
+    assert names(store) == ["n", "odd"]
+    fields._sweep(content)
+    con = content.connection()
+    left = con.execute("SELECT slot, count(*) FROM field GROUP BY slot").fetchall()
+    assert [count for _, count in left] == [MANY, MANY]
+
+
 def test_a_store_that_is_read_only_does_without(store: MountedStore, tmp_path: Path) -> None:
     content = store.mount.catalog.content
     before = content.connection().execute("PRAGMA data_version").fetchall()

@@ -145,6 +145,8 @@ def _make(content: Content, name: str, asked: list[str]) -> None:
         (rows,) = con.execute("SELECT count(*) FROM temp.field_found").fetchone()
         for begin in range(0, rows, _BATCH):
             with content.write() as con:
+                if not _is_wanted(con, slot):
+                    return  # another process makes it anew
                 con.execute(
                     "INSERT OR IGNORE INTO field SELECT ?, value, key FROM temp.field_found"
                     " WHERE rowid > ? AND rowid <= ?",
@@ -157,19 +159,26 @@ def _make(content: Content, name: str, asked: list[str]) -> None:
 
 
 def _sweep(content: Content) -> None:
-    """Take away what is left of indexes that are no more, the oldest of all."""
+    """Take away what is left of indexes that are no more."""
     con = content.connection()
+    slot = 0
     while True:
-        first = con.execute("SELECT min(slot) FROM field").fetchone()[0]
-        known = con.execute("SELECT 1 FROM field_name WHERE slot = ?", (first,)).fetchone()
-        if first is None or known is not None:
+        (slot,) = con.execute("SELECT min(slot) FROM field WHERE slot > ?", (slot,)).fetchone()
+        if slot is None:
             return
-        with content.write() as writing:
-            writing.execute(
-                "DELETE FROM field WHERE (slot, value, key) IN"
-                " (SELECT slot, value, key FROM field WHERE slot = ? LIMIT ?)",
-                (first, _BATCH),
-            )
+        while not _is_wanted(con, slot):
+            with content.write() as writing:
+                gone = writing.execute(
+                    "DELETE FROM field WHERE (slot, value, key) IN"
+                    " (SELECT slot, value, key FROM field WHERE slot = ? LIMIT ?)",
+                    (slot, _BATCH),
+                ).rowcount
+            if gone < _BATCH:
+                break
+
+
+def _is_wanted(con: sqlite3.Connection, slot: int) -> bool:
+    return con.execute("SELECT 1 FROM field_name WHERE slot = ?", (slot,)).fetchone() is not None
 
 
 def _take_in(content: Content) -> None:
