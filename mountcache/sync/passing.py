@@ -274,10 +274,7 @@ class Reader(io.RawIOBase):
         return 0
 
     def readall(self) -> bytes:
-        pieces = []
-        while piece := self.read(1048576):
-            pieces.append(piece)
-        return b"".join(pieces)
+        return _rest(self)
 
     def tell(self) -> int:
         return self._at - self._start
@@ -315,6 +312,24 @@ class Reader(io.RawIOBase):
         super().close()
 
 
+class _Stream(io.BufferedReader):
+    """The stream that users get.
+
+    The base class copies all of a value to put what it has buffered before it.
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return _rest(self) if size is None or size < 0 else super().read(size)
+
+
+def _rest(stream: io.RawIOBase | io.BufferedReader) -> bytes:
+    """Return all that is left of a stream, which is in memory once, and not as pieces too."""
+    whole, piece = io.BytesIO(), memoryview(bytearray(BLOCK))
+    while count := stream.readinto(piece):
+        whole.write(piece[:count])
+    return whole.getvalue()
+
+
 def buffered(reader: Reader) -> io.BufferedReader:
     """Return the stream that users get."""
-    return io.BufferedReader(reader, _PIECE)
+    return _Stream(reader, _PIECE)
