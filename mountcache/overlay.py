@@ -543,17 +543,9 @@ class Overlay:
                 raise
             yield from self._view_by_query(where, options, pattern)
             return
-        # A glob gives names alone, which say nothing of what is there.
-        met = self._hand_out_listed if pattern is None else None
-        yield from self._mount.staging.view(where, merged=True, pattern=pattern, met=met)
+        yield from self._mount.staging.view(where, merged=True, pattern=pattern)
         if missing is not None and not options.partial:
             raise StoreUnavailableError(f"this is only what is known here: {missing}") from missing
-
-    def _hand_out_listed(self, key: str, meta: str) -> None:
-        """Note that a query gave out what the index says of a key."""
-        entry = self._catalog.row(key).entry
-        if entry is not None and entry.present and entry.meta == meta:
-            self._catalog.hand_out_entry(entry)
 
     def _refresh_listing(self, options: Options) -> None:
         """Take a listing of upstream in, unless the one before is young enough."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sqlite3
 import threading
@@ -11,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from mountcache import StaticURLStore, sync
+from mountcache import sync
 from mountcache.abc import NotModified, Value
 from mountcache.errors import ConflictError, StoreFullError
 from mountcache.local.disk import DiskCacheStore
 from mountcache.local.memory import MemoryStore
 from mountcache.mounted import MountedStore
-from mountcache.testing import Origin as ServedOrigin
 from tests.upstreams import Origin, put
 
 
@@ -289,65 +287,3 @@ def test_value_that_passed_by_is_what_a_later_change_is_made_from(
     assert ("conflict" in outcomes) is changed
     if changed:
         assert origin.to_bytes("k") == b"theirs"
-
-
-# -- what a query gives out ------------------------------------------------------------------
-
-
-@pytest.fixture
-def polled(tmp_path: Path) -> Iterator[tuple[MountedStore, ServedOrigin]]:
-    """Give a mount of an index that is read when somebody says so, and what is behind it."""
-    with ServedOrigin() as origin:
-        origin.change("k", b"one", {"n": 1})
-        with MountedStore(
-            "", DiskCacheStore(tmp_path / "here"), StaticURLStore(origin.url, poll=0)
-        ) as store:
-            store.update_index()
-            yield store, origin
-
-
-def test_what_a_query_gave_out_has_been_seen(
-    polled: tuple[MountedStore, ServedOrigin],
-) -> None:
-    store, origin = polled
-    store.to_bytes("k")
-    origin.change("k", b"two", {"n": 2})
-    origin.change("new", b"new", {})
-    store.update_index()
-    assert dict(store.query()) == {"k": {"n": 2}, "new": {}}
-    store.delete("new")
-    store.update_metadata("k", {"mine": True})
-    assert {each.outcome for each in sync.push(store).results} == {"pushed"}
-    assert origin.store.get_metadata("k") == {"n": 2, "mine": True}
-    assert not origin.store.exists("new")
-
-
-def test_what_it_left_out_or_a_glob_named_has_not(
-    polled: tuple[MountedStore, ServedOrigin],
-) -> None:
-    store, origin = polled
-    store.to_bytes("k")
-    origin.change("k", b"two", {"n": 2})
-    store.update_index()
-    assert list(store.query(n=1)) == []
-    assert list(store.glob("*")) == ["k"]
-    store.set_data("k", io.BytesIO(b"mine"))
-    (result,) = sync.push(store).results
-    assert result.outcome == "conflict"
-    assert origin.store.to_bytes("k") == b"two"
-
-
-def test_what_a_query_gave_out_isnt_what_came_after_it(
-    polled: tuple[MountedStore, ServedOrigin],
-) -> None:
-    store, origin = polled
-    store.to_bytes("k")
-    origin.change("k", b"two", {"n": 2})
-    store.update_index()
-    list(store.query())
-    origin.change("k", b"three", {"n": 3})
-    store.update_index()
-    store.set_data("k", io.BytesIO(b"mine"))
-    (result,) = sync.push(store).results
-    assert result.outcome == "conflict"
-    assert origin.store.to_bytes("k") == b"three"

@@ -227,15 +227,10 @@ class Staging:
         return self.catalog.open_content(edit.content, edit.sha256)
 
     def view(
-        self,
-        where: Mapping[str, Any],
-        *,
-        merged: bool,
-        pattern: str | None = None,
-        met: Callable[[str, str], object] | None = None,
+        self, where: Mapping[str, Any], *, merged: bool, pattern: str | None = None
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Iterate by key over (key, metadata), as `view` does, with the transaction on top."""
-        rows = view(self.catalog.content, where, merged=merged, pattern=pattern, met=met)
+        rows = view(self.catalog.content, where, merged=merged, pattern=pattern)
         transaction = self.current()
         if transaction is None:
             return ((key, parse(meta)) for key, meta in rows)

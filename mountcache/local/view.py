@@ -25,7 +25,6 @@ def view(
     *,
     merged: bool,
     pattern: str | None = None,
-    met: Callable[[str, str], object] | None = None,
 ) -> Iterator[tuple[str, str]]:
     """Iterate by key over (key, metadata text) of what can be seen.
 
@@ -42,8 +41,6 @@ def view(
         The view through a mount, rather than what was set into the store by itself.
     pattern
         A shell pattern that the keys must match.
-    met
-        Called with those given out that upstream has changed since somebody read them here.
     """
     wanted = {name: normal_value(value) for name, value in where.items()}
     # A JSON path can't spell a name that JSON escapes: such are looked at here.
@@ -52,20 +49,15 @@ def view(
     until = past_prefix(low)
     matches = re.compile(fnmatch.translate(pattern)).match if pattern is not None else None
     for page in _pages(content, wanted, low, until, merged=merged):
-        for key, meta, unseen in page:
+        for key, meta in page:
             if (matches is None or matches(key)) and (not odd or has_all(parse(meta), odd)):
-                if unseen and met is not None:
-                    met(key, meta)
                 yield key, meta
 
 
 def _pages(
     content: Content, wanted: Mapping[str, str], low: str, until: str | bytes, *, merged: bool
-) -> Iterator[list[tuple[str, str, int]]]:
-    """Iterate over pages of keys, their metadata, and whether that came unasked.
-
-    They are those of the keys that an index names, or all.
-    """
+) -> Iterator[list[tuple[str, str]]]:
+    """Iterate over pages of keys and metadata: of those that an index names, or of all."""
     parameters: dict[str, Any] = {}
     for number, (name, value) in enumerate(wanted.items()):
         parameters |= {f"path{number}": path_of(name), f"value{number}": value}
@@ -138,21 +130,20 @@ def _view_sql(keys: str, tests: int, *, merged: bool) -> str:
         How many names and values are.
     """
 
-    def part(table: str, unseen: str, condition: str) -> str:
+    def part(table: str, condition: str) -> str:
         tested = "".join(
             f" AND (coalesce({table}.norm, {table}.meta) -> :path{number}) = :value{number}"
             for number in range(tests)
         )
         return (
-            f"SELECT {table}.key AS key, {table}.meta AS meta, {unseen} FROM {condition}"
+            f"SELECT {table}.key AS key, {table}.meta AS meta FROM {condition}"
             f" AND {table}.key {keys.format(t=table)}{tested}"
         )
 
-    sql = part("e", "0", "edit e WHERE e.kind != 'del'")
+    sql = part("e", "edit e WHERE e.kind != 'del'")
     if merged:
         sql += " UNION ALL " + part(
             "u",
-            "u.seen IS NOT NULL",
             f"upstream u WHERE {VISIBLE_NOW} AND u.present"
             " AND NOT EXISTS (SELECT 1 FROM edit x WHERE x.key = u.key)",
         )
