@@ -152,7 +152,7 @@ def test_many_changes_make_them_anew(
     assert con.execute("SELECT count(*) FROM field_new").fetchone() == (MANY,)
     assert list(store.query_keys(n=5)) == ["k00004"]
     assert con.execute("SELECT count(*) FROM field_new").fetchone() == (0,)
-    assert con.execute("SELECT slot, taken_in FROM field_name").fetchall() == [(1, 0)]
+    assert con.execute("SELECT name, taken_in FROM field_name").fetchall() == [("n", 0)]
 
 
 def test_one_that_wasnt_made_to_its_end_isnt_believed(
@@ -211,6 +211,36 @@ def test_two_who_make_the_same_one_end_with_one(
     con = content.connection()
     left = con.execute("SELECT slot, count(*) FROM field GROUP BY slot").fetchall()
     assert [count for _, count in left] == [MANY, MANY]
+
+
+def test_one_who_goes_on_making_what_is_no_more_completes_no_other(
+    store: MountedStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(fields, "_BATCH", 100)
+    url = (tmp_path / "up").absolute().as_uri() + "/"
+    content, writes = store.mount.catalog.content, []
+    write = content.write
+    with mounted(tmp_path / "here", url) as other:
+        theirs = other.mount.catalog.content
+
+        def overtaken() -> Any:
+            writes.append(1)
+            if len(writes) == 3:
+                # All indexes are given up, and another process begins with one of another name.
+                with theirs.write() as con:
+                    con.execute("DELETE FROM field_name")
+                    con.execute("DELETE FROM field_new")
+                monkeypatch.setattr(fields, "_is_wanted", lambda *_: False)
+                fields._make(theirs, "odd", ["odd"])  # gives up after its first row
+                monkeypatch.setattr(fields, "_is_wanted", wanted)
+            return write()
+
+        wanted = fields._is_wanted
+        monkeypatch.setattr(content, "write", overtaken)
+        list(store.query_keys(n=1400))
+    monkeypatch.setattr(content, "write", write)
+    assert names(store) == []
+    assert list(store.query_keys(odd=True)) == scanned(store, odd=True)
 
 
 def test_a_store_that_is_read_only_does_without(store: MountedStore, tmp_path: Path) -> None:

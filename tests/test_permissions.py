@@ -463,6 +463,58 @@ def test_a_delete_takes_them_away_and_a_rename_takes_them_along(
     assert there(foreign, "c") == MINE
 
 
+def test_a_rename_there_and_back_makes_no_key_new(
+    store: MountedStore, foreign: ForeignServer
+) -> None:
+    store.update_permissions("a", MINE)
+    store.mv("a", "c")
+    store.mv("c", "a")
+    store.from_bytes("a", b"mine")
+    foreign.put("a", auth=THEIRS)
+    report = sync.push(store, permissions=True)
+    assert [(each.part, each.outcome) for each in report.results if each.key == "a"] == [
+        ("value", "pushed"), ("permissions", "conflict"),
+    ]  # fmt: skip
+    assert there(foreign, "a") == THEIRS
+
+
+def test_what_took_the_place_of_anothers_value_leaves_their_permissions(
+    store: MountedStore, foreign: ForeignServer
+) -> None:
+    with pytest.raises(KeyError):
+        store.get("new")
+    store.from_bytes("new", b"new")
+    store.set_permissions("new", MINE)
+    foreign.put("new", b"theirs", {}, THEIRS)
+
+    def mine_alone(conflict: sync.Conflict) -> str:
+        return "ours" if conflict.part == "value" else "fail"
+
+    outcomes = {
+        each.part: each.outcome
+        for each in sync.push(store, permissions=True, on_conflict=mine_alone).results
+    }
+    assert outcomes == {"value": "pushed", "permissions": "conflict"}
+    assert there(foreign, "new") == THEIRS
+
+
+def test_one_that_fails_stops_no_other(
+    store: MountedStore, foreign: ForeignServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in "ab":
+        store.update_permissions(key, MINE)
+    ask = store.mount.backing.get_permissions  # type: ignore[attr-defined]
+
+    def odd(key: str) -> Any:
+        if key == "a":
+            raise ReadOnlyKeyError("a store error that is a KeyError, too")
+        return ask(key)
+
+    monkeypatch.setattr(store.mount.backing, "get_permissions", odd)
+    outcomes = {each.key: each.outcome for each in sync.push(store, permissions=True).results}
+    assert outcomes == {"a": "failed", "b": "pushed"}
+
+
 def test_moving_upstream_forgets_that_a_key_was_new(foreign: ForeignServer, tmp_path: Path) -> None:
     with mounted(foreign, tmp_path / "x") as store:
         store.from_bytes("new", b"new")

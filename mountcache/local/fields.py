@@ -129,7 +129,10 @@ def _make(content: Content, name: str, asked: list[str]) -> None:
         left = [slot for slot, other in others if other not in asked]
         gone += left[: max(0, len(others) - len(gone) - MOST + 1)]
         con.executemany("DELETE FROM field_name WHERE slot = ?", [(slot,) for slot in gone])
-        slot = max((slot for slot, _ in others), default=0) + 1
+        # A number of its own: whoever makes an index that is no more has to find that out.
+        (slot,) = con.execute(
+            "UPDATE state SET value = value + 1 WHERE name = 'seq' RETURNING value"
+        ).fetchone()
         con.execute("INSERT INTO field_name VALUES (?, ?, 0, 0)", (slot, name))
     _sweep(content)
     con = content.connection()

@@ -38,7 +38,8 @@ class Logged:
     key: str | None
     """None: more keys at once than are told one by one."""
     kind: str | None
-    """put, meta or del, of an edit; set, update or delete, of what upstream did."""
+    """put, meta or del, of an edit, perm of permissions; set, update or delete, of what upstream
+    did."""
     author: str | None
     size: int | None
     version: str | None

@@ -244,7 +244,7 @@ def push(
     Parameters
     ----------
     created
-        The full names of the keys whose values this push sent.
+        The full names of the keys that are upstream since this push made them.
     refuse
         Says why one isn't to be sent; None for one that is.
     """
@@ -282,17 +282,15 @@ def _push_one(
         return _result(mount, one, "skipped", _WAITING)
     try:
         return _send(mount, one, on_conflict, own=own)
-    except KeyError as error:
-        if isinstance(error, StoreError):
-            raise
-        why = "upstream has no such key: push its value, or revert this"
-        staging.failed(mount.catalog, one, why)
-        return _result(mount, one, "failed", why)
-    except (StoreError, OSError) as error:
+    except (StoreError, OSError) as error:  # some of them are KeyErrors, too
         forbidden = isinstance(error, AuthorizationError) and error.status != 401
         staging.failed(mount.catalog, one, f"{REFUSED}{error}" if forbidden else str(error))
         outcome = "blocked" if isinstance(error, AuthorizationError) else "failed"
         return _result(mount, one, outcome, str(error), error=error)
+    except KeyError:
+        why = "upstream has no such key: push its value, or revert this"
+        staging.failed(mount.catalog, one, why)
+        return _result(mount, one, "failed", why)
 
 
 def _never(mount: Mount, one: StagedPermissions) -> str | None:

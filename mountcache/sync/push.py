@@ -249,28 +249,18 @@ def push_mount(
         groups = _group_results(mount, names, planned, results, run.together)
         if permissions:
             refuse_one = None if permissions is True else permissions
-            results += _push_permissions(mount, keys, results, on_conflict, workers, refuse_one)
+            created = frozenset(each.key for each in results if each.created)
+            after_values = rights.push(
+                mount, keys, created, on_conflict=on_conflict, workers=workers, refuse=refuse_one
+            )
+            for result in after_values:
+                announce(mount, result)
+            results += after_values
     return PushReport(tuple(sorted(results, key=by_key)), groups)
 
 
 def by_key(result: PushResult) -> tuple[str, bool]:
     return result.key, result.part == "permissions"
-
-
-def _push_permissions(
-    mount: Mount,
-    keys: Sequence[str] | None,
-    results: Sequence[PushResult],
-    on_conflict: Policy,
-    workers: int,
-    refuse: Callable[[StagedPermissions], str | None] | None,
-) -> list[PushResult]:
-    """Push permissions after the values that they belong to."""
-    sent = frozenset(each.key for each in results if each.outcome == "pushed")
-    found = rights.push(mount, keys, sent, on_conflict=on_conflict, workers=workers, refuse=refuse)
-    for result in found:
-        announce(mount, result)
-    return found
 
 
 def _refused(

@@ -127,6 +127,8 @@ class PushResult:
     overwritten unseen. None where nothing can come in between."""
     version: str | None = None
     conflict: Conflict | None = None
+    created: bool = False
+    """Whether the key is upstream since this push made it; False, too, where that isn't known."""
     part: Part = "value"
     """What of the key it is about: its data and metadata, or its permissions."""
     error: StoreError | OSError | None = field(default=None, compare=False, repr=False)

@@ -50,6 +50,8 @@ __all__ = ["Sender", "unbased"]
 
 _ROUNDS = 4
 _DATA = frozenset({"data"})
+_LOOKED = ("A", "B", "C")
+"""The grades of writes that came after a look at what was there."""
 _METADATA = frozenset({"metadata"})
 _BOTH = _DATA | _METADATA
 _NOTHING = Enforced()
@@ -111,7 +113,8 @@ class Sender:
                 base = base_of(theirs)
                 said = unbased(theirs)
             if theirs is None:
-                attempt = self._attempt(edit, base, base.as_base, _BOTH)
+                expected = base.as_base
+                attempt = self._attempt(edit, base, expected, _BOTH)
             else:
                 if judge(edit, theirs, base) is Verdict.UNSURE:
                     theirs = look(self.mount, edit.key, digest=True)
@@ -134,9 +137,15 @@ class Sender:
                         continue
                     case _:
                         parts = _parts(verdict)
-                attempt = self._attempt(edit, base, theirs.as_base, parts, theirs.looked)
+                expected = theirs.as_base
+                attempt = self._attempt(edit, base, expected, parts, theirs.looked)
             if isinstance(attempt, PushResult):
-                return replace(attempt, message=" ".join(filter(None, (said, attempt.message))))
+                creates = edit.kind != "del" and expected is ABSENT
+                return replace(
+                    attempt,
+                    message=" ".join(filter(None, (said, attempt.message))),
+                    created=creates and attempt.outcome == "pushed" and attempt.grade in _LOOKED,
+                )
             theirs = attempt
         return PushResult(key, "failed", "upstream changes faster than it can be compared with")
 
