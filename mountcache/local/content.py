@@ -14,12 +14,12 @@ import sqlite3
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, Self
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, Self, TypeVar
 
 from mountcache.errors import (
     DirectoryError,
@@ -28,6 +28,7 @@ from mountcache.errors import (
     StoreFullError,
 )
 from mountcache.local.connection import GuardedConnection, failed_to_sync, store_error
+from mountcache.local.grouping import GroupCommit
 from mountcache.local.planted import value_opener
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ RAW: Final = 1
 
 BINARY: Final = 2
 """diskcache's mode of bytes that lie in a file."""
+
+_T = TypeVar("_T")
 
 Stored = tuple[int, str | None, bytes | None, int, float]
 """The columns (mode, filename, value, size, store_time) of a row of ``Cache``."""
@@ -378,6 +381,13 @@ class Content(Protocol):
             As their names say; nothing is changed then.
         """
 
+    def together(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Do work in one commit, which other threads may share; return what it returns.
+
+        It may be done twice, the first time in vain, and in another thread; what it raises takes
+        it back, and nothing else. The errors are those of `write`.
+        """
+
     def spool(self) -> Spool:
         """Return a new byte string, to be written."""
 
@@ -472,6 +482,7 @@ class DatabaseContent(ABC):
         self._writer: int | None = None
         self._commit: _Commit | None = None
         self._generation = 0
+        self._group = GroupCommit(WAIT)
 
     @abstractmethod
     def connection(self) -> GuardedConnection:
@@ -494,6 +505,11 @@ class DatabaseContent(ABC):
                 raise meant from error
             raise
         self._finish(commit)
+
+    def together(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        if self._writer == threading.get_ident():
+            raise RuntimeError("a commit of this thread is open already")
+        return self._group.run(self.write, work)
 
     def _begin(self, wait: float) -> _Commit:
         until = time.monotonic() + wait

@@ -42,7 +42,7 @@ from mountcache.local.content import (
     Shelf,
     Spool,
 )
-from mountcache.local.forking import watch
+from mountcache.local.forking import no_fork, watch
 from mountcache.local.liveness import FileLock, Liveness, ReadOnlyLock, collect
 from mountcache.local.migrating import migrate
 from mountcache.local.planted import open_own, value_opener
@@ -124,9 +124,9 @@ class DiskContent(DatabaseContent):
         self.readonly = not places.claim(self.directory, file_system)
         if not self.readonly:
             self.uploads = Uploads(self.directory / "uploads", self.free_bytes)
-        with places.translated(self.directory):
+        with places.translated(self.directory), no_fork():
             self._open()
-        watch(self)
+            watch(self)
 
     # -- opening -------------------------------------------------------------------------
 
@@ -528,6 +528,7 @@ class DiskContent(DatabaseContent):
 
     def after_fork_in_child(self) -> None:
         self._generation += 1
+        self._group.forget()
         connections, self._at_rest = self._at_rest, []
         self._turn = threading.RLock()
         self._opening = threading.RLock()

@@ -12,9 +12,11 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["Forkable", "watch"]
+__all__ = ["Forkable", "no_fork", "watch"]
 
 
 class Forkable(Protocol):
@@ -32,8 +34,15 @@ class Forkable(Protocol):
 
 _watched: weakref.WeakSet[Forkable] = weakref.WeakSet()
 _at_rest: list[Forkable] = []
-_turn = threading.Lock()
-"""Held from before a fork until after it, and by who is added."""
+_turn = threading.RLock()
+"""Held from before a fork until after it, and by who is opened or added."""
+
+
+@contextmanager
+def no_fork() -> Iterator[None]:
+    """Let a fork wait: a store that isn't watched yet is inside SQLite."""
+    with _turn:
+        yield
 
 
 def watch(content: Forkable) -> None:
@@ -57,7 +66,7 @@ def _in_parent() -> None:
 
 def _in_child() -> None:
     global _turn
-    _turn = threading.Lock()
+    _turn = threading.RLock()
     while _at_rest:
         _at_rest.pop().after_fork_in_child()
 

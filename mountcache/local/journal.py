@@ -98,8 +98,7 @@ class Journal:
         base
             What the request will replace; the edit takes it too.
         """
-        with self._catalog.content.write() as con:
-            return self._begin(con, edit, base, op_id)
+        return self._catalog.content.together(lambda con: self._begin(con, edit, base, op_id))
 
     def begin_all(self, sent: Sequence[tuple[Edit, BaseOf, str]]) -> list[Op]:
         """Copy edits into new ops, all in one commit, or none of them.
@@ -176,11 +175,14 @@ class Journal:
         altered: bool = False,
     ) -> None:
         """Note in one commit that upstream applied several ops, each as `applied` does."""
-        with self._catalog.content.write() as con:
+
+        def note(con: sqlite3.Connection) -> None:
             for op, settled in done:
                 self._applied(con, op, settled, masked=masked, lags=lags, altered=altered)
                 if op.kind != "del":
                     self._staging.pass_on(con, op.key, None)
+
+        self._catalog.content.together(note)
         for op, _ in done:
             self._catalog.forget_handed(op.key)
 
@@ -234,8 +236,7 @@ class Journal:
         half
             What upstream shows, if it applied the op in part: the new base.
         """
-        with self._catalog.content.write() as con:
-            self._refused(con, op, message, half)
+        self._catalog.content.together(lambda con: self._refused(con, op, message, half))
 
     def refused_all(self, ops: Sequence[Op]) -> None:
         """Note in one commit that upstream applied none of several ops."""

@@ -131,6 +131,7 @@ class MemoryContent(DatabaseContent):
 
     def after_fork_in_child(self) -> None:
         # A copy of its own; what its parent was committing, it may commit too.
+        self._group.forget()
         self._turn = self._connection.guard = threading.RLock()
         if self._writer is not None:
             self._turn.acquire()

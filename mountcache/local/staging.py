@@ -419,10 +419,11 @@ class Staging:
         """
         transaction = self.current()
         if transaction is None:
-            alone = _Transaction("")
-            with self.catalog.content.write() as con:
+
+            def commit(con: sqlite3.Connection) -> tuple[_Transaction, Pushed]:
+                alone = _Transaction("")
                 if op_id is not None and (done := _done(con, op_id)):
-                    return done
+                    return alone, done
                 row = self.catalog.row(key, con)
                 staged = _Staged(make(row), spool, announce, _seen_by(row, announce))
                 alone.staged[key] = staged
@@ -432,8 +433,12 @@ class Staging:
                 version = staged.draft.version
                 if op_id is not None:
                     remember(con, op_id, key, version, self.catalog.clock())
-            self._announce(alone)
-            return Pushed(version, enforced=True)
+                return alone, Pushed(version, enforced=True)
+
+            alone, pushed = self.catalog.content.together(commit)
+            if alone.staged:
+                self._announce(alone)
+            return pushed
         if op_id is not None and (done := self.done(op_id)):
             return done
         below = self.catalog.row(key)
