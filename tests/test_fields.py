@@ -168,11 +168,11 @@ def test_one_that_wasnt_made_to_its_end_isnt_believed(
     content, writes = store.mount.catalog.content, []
     write = content.write
 
-    def failing() -> Any:
+    def failing(**how: bool) -> Any:
         writes.append(1)
         if len(writes) == 4:
             raise Killed
-        return write()
+        return write(**how)
 
     monkeypatch.setattr(content, "write", failing)
     with pytest.raises(Killed):
@@ -196,11 +196,11 @@ def test_two_who_make_the_same_one_end_with_one(
     list(store.query_keys(odd=True))
     with mounted(tmp_path / "here", url) as other:
 
-        def overtaken() -> Any:
+        def overtaken(**how: bool) -> Any:
             writes.append(1)
             if len(writes) == 4:
                 assert list(other.query_keys(n=1400)) == ["k01400"]
-            return write()
+            return write(**how)
 
         monkeypatch.setattr(content, "write", overtaken)
         assert list(store.query_keys(n=1400)) == ["k01400"]
@@ -223,7 +223,7 @@ def test_one_who_goes_on_making_what_is_no_more_completes_no_other(
     with mounted(tmp_path / "here", url) as other:
         theirs = other.mount.catalog.content
 
-        def overtaken() -> Any:
+        def overtaken(**how: bool) -> Any:
             writes.append(1)
             if len(writes) == 3:
                 # All indexes are given up, and another process begins with one of another name.
@@ -233,7 +233,7 @@ def test_one_who_goes_on_making_what_is_no_more_completes_no_other(
                 monkeypatch.setattr(fields, "_is_wanted", lambda *_: False)
                 fields._make(theirs, "odd", ["odd"])  # gives up after its first row
                 monkeypatch.setattr(fields, "_is_wanted", wanted)
-            return write()
+            return write(**how)
 
         wanted = fields._is_wanted
         monkeypatch.setattr(content, "write", overtaken)

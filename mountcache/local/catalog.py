@@ -205,7 +205,7 @@ class Catalog:
         """Write what is only in memory, if that can be done now, and close the database."""
         try:
             if self._uses and not self.content.readonly:
-                with self.content.write(_LAST_WAIT) as con:
+                with self.content.write(_LAST_WAIT, durable=False) as con:
                     self._write_uses(con, self.clock(), now_too=True)
         except StoreError as error:
             _logger.info("what was used last isn't noted: %s", error)
@@ -445,7 +445,7 @@ class Catalog:
         """
         now = self.clock()
         content = self.content
-        with content.write() as con:
+        with content.write(durable=False) as con:
             gen = get_state(con, "gen")
             used = self._write_uses(con, now)
             for clean in cleans:
@@ -615,7 +615,7 @@ class Catalog:
             == (meta is not None, version, meta if meta is not None else "{}", None)
         ):
             return
-        with self.content.write() as con:
+        with self.content.write(durable=False) as con:
             row = self.row(key, con)
             if meta is None and row.entry is not None and row.entry.present:
                 history.record(con, self.clock(), "upstream", key, kind="delete")
@@ -631,7 +631,7 @@ class Catalog:
     ) -> None:  # fmt: skip
         """Note that upstream confirmed a copy just now, under this entry of the index."""
         now = self.clock()
-        with self.content.write() as con:
+        with self.content.write(durable=False) as con:
             self._write_uses(con, now)
             con.execute(
                 "UPDATE copy SET checked = ?, expires = ?, validators = ?, version = ?,"
@@ -663,7 +663,7 @@ class Catalog:
 
     def note_sound(self, *copies: Copy) -> None:
         """Note that copies of an earlier boot were checked and are whole."""
-        with self.content.write() as con:
+        with self.content.write(durable=False) as con:
             con.executemany(
                 "UPDATE copy SET boot = ? WHERE key = ? AND content = ?",
                 [(self.content.boot, each.key, each.content) for each in copies],
@@ -683,7 +683,7 @@ class Catalog:
         PinnedError
             If it is pinned, and nothing is wrong with it.
         """
-        with self.content.write() as con:
+        with self.content.write(durable=False) as con:
             copy = self.row(key, con).copy
             if copy is None or content not in (None, copy.content):
                 return False
@@ -750,7 +750,7 @@ class Catalog:
 
     def _evict(self, amount: int) -> bool:
         """Let go of about `amount` bytes; tell if there was anything to go."""
-        with self.content.write() as con:
+        with self.content.write(durable=False) as con:
             self._write_uses(con, self.clock(), now_too=True)
             return self._let_go(con, amount)
 

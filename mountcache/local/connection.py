@@ -62,6 +62,9 @@ class GuardedConnection(sqlite3.Connection):
     """
 
     guard: threading.RLock
+    synchronous: int | None = None
+    """The level of that name that it was given: 2 syncs each commit, 1 only when the log is read
+    in."""
     where: str = "this store"
     """What the store is called in errors."""
     writer: int | None

@@ -370,10 +370,20 @@ class Content(Protocol):
     def connection(self) -> GuardedConnection:
         """Return this thread's connection, in autocommit; ask again after a fork."""
 
-    def write(self, wait: float = WAIT) -> AbstractContextManager[sqlite3.Connection]:
+    def write(
+        self, wait: float = WAIT, *, durable: bool = True
+    ) -> AbstractContextManager[sqlite3.Connection]:
         """Return a context manager that is one commit, and takes all back on an exception.
 
-        Not re-entrant. It waits for another writer for at most `wait` seconds.
+        Not re-entrant.
+
+        Parameters
+        ----------
+        wait
+            For how many seconds at most it waits for another writer.
+        durable
+            False for what upstream can tell again: a power cut may take it, and all that comes
+            after it, as long as no durable commit does.
 
         Raises
         ------
@@ -456,6 +466,7 @@ class _Commit:
 
     con: GuardedConnection
     generation: int
+    synced: bool
     adopted: set[Spool] = field(default_factory=set)
     taken: list[tuple[Path, Path]] = field(default_factory=list)
     """Files that were moved: to where, from where."""
@@ -472,6 +483,7 @@ class DatabaseContent(ABC):
     """
 
     readonly = False
+    _durable = True
     uploads: Uploads | None = None
 
     def __init__(self, where: str) -> None:
@@ -490,13 +502,19 @@ class DatabaseContent(ABC):
 
     # -- commits -------------------------------------------------------------------------
 
+    def write(
+        self, wait: float = WAIT, *, durable: bool = True
+    ) -> AbstractContextManager[sqlite3.Connection]:
+        return self._write(wait, synced=durable and self._durable)
+
     @contextmanager
-    def write(self, wait: float = WAIT) -> Iterator[sqlite3.Connection]:
+    def _write(self, wait: float, *, synced: bool) -> Iterator[sqlite3.Connection]:
+        """Make one commit, which is on disk once it is done if it is `synced`."""
         if self.readonly:
             raise ReadOnlyStoreError(f"{self.where} can only be read here")
         if self._writer == threading.get_ident():
             raise RuntimeError("a commit of this thread is open already")
-        commit = self._begin(wait)
+        commit = self._begin(wait, synced=synced)
         try:
             yield commit.con
         except BaseException as error:
@@ -511,7 +529,7 @@ class DatabaseContent(ABC):
             raise RuntimeError("a commit of this thread is open already")
         return self._group.run(self.write, work)
 
-    def _begin(self, wait: float) -> _Commit:
+    def _begin(self, wait: float, *, synced: bool) -> _Commit:
         until = time.monotonic() + wait
         if not self._turn.acquire(timeout=wait):
             raise StoreBusyError(
@@ -521,7 +539,7 @@ class DatabaseContent(ABC):
         try:
             con = self.connection()
             try:
-                self._begin_immediate(con, max(0.0, until - time.monotonic()))
+                self._begin_immediate(con, max(0.0, until - time.monotonic()), synced=synced)
             except BaseException:
                 if con.in_transaction:
                     con.rollback()  # it began, and the store is of a newer format by now
@@ -536,10 +554,10 @@ class DatabaseContent(ABC):
             self._end_turn()
             raise
         con.writer = self._writer
-        self._commit = _Commit(con, self._generation)
+        self._commit = _Commit(con, self._generation, synced)
         return self._commit
 
-    def _begin_immediate(self, con: GuardedConnection, wait: float) -> None:
+    def _begin_immediate(self, con: GuardedConnection, wait: float, *, synced: bool) -> None:
         con.execute("BEGIN IMMEDIATE")
 
     def _end_turn(self) -> None:
@@ -578,10 +596,10 @@ class DatabaseContent(ABC):
             spool.adopted = True
         self._end_turn()
         if commit.released:
-            self._remove(commit.released)
+            self._remove(commit.released, synced=commit.synced)
 
-    def _remove(self, released: Iterable[Path]) -> None:
-        """Remove files that no row names any more."""
+    def _remove(self, released: Iterable[Path], *, synced: bool) -> None:
+        """Remove files that no row names any more, after a commit that was synced or not."""
         for path in released:
             path.unlink(missing_ok=True)
 

@@ -206,7 +206,7 @@ class DiskContent(DatabaseContent):
         con = self.connection()
         if not found.exists or not found.settled or found.moved:
             # Made durably by all; diskcache would set it too, and can't inside a transaction.
-            con.execute(f"PRAGMA synchronous = {SETTINGS['sqlite_synchronous']}")
+            self._sync(con, 2)
             con.execute("BEGIN IMMEDIATE")
             con.writer = threading.get_ident()
             try:
@@ -223,7 +223,6 @@ class DiskContent(DatabaseContent):
                 raise
             finally:
                 con.writer = None
-            self._set_durability(con)
         if not found.whole:
             places.fill(path)
         return places.Found(True, True, True, incarnation, named=named)
@@ -315,17 +314,20 @@ class DiskContent(DatabaseContent):
                     f"the file system of {self.directory} can't share memory between processes, "
                     "which the database of a store needs; choose a directory on a local disk"
                 )
-            self._set_durability(con)
             con.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
             con.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
         self._local.lease = _Lease(con, self._mode)
         self._local.connection = con
         return con
 
-    def _set_durability(self, con: GuardedConnection) -> None:
-        con.execute(f"PRAGMA synchronous = {2 if self._durable else 1}")
+    @staticmethod
+    def _sync(con: GuardedConnection, level: int) -> None:
+        if con.synchronous != level:
+            con.execute(f"PRAGMA synchronous = {level}")
+            con.synchronous = level
 
-    def _begin_immediate(self, con: GuardedConnection, wait: float) -> None:
+    def _begin_immediate(self, con: GuardedConnection, wait: float, *, synced: bool) -> None:
+        self._sync(con, 2 if synced else 1)
         hurried = wait < WAIT - 0.1 or wait > WAIT
         if hurried:
             con.execute(f"PRAGMA busy_timeout = {int(wait * 1000)}")
@@ -347,9 +349,9 @@ class DiskContent(DatabaseContent):
             if self._liveness is not None:
                 self._liveness.end()
 
-    def _remove(self, released: Iterable[Path]) -> None:
-        if self._durable or self._flush():
-            super()._remove(released)
+    def _remove(self, released: Iterable[Path], *, synced: bool) -> None:
+        if synced or self._flush():
+            super()._remove(released, synced=True)
 
     def _flush(self) -> bool:
         """Make durable what is committed, whatever the durability; tell if that could be done.
@@ -357,17 +359,13 @@ class DiskContent(DatabaseContent):
         Bytes mustn't go before the commit that lets go of them is on disk: a power cut would
         bring back a row that names them.
         """
-        con = self.connection()
-        con.execute("PRAGMA synchronous = 2")
         try:
-            with self.write() as writing:
+            with self._write(WAIT, synced=True) as con:
                 # A commit that changes nothing isn't synced: this counts for diskcache alone.
-                writing.execute("UPDATE Settings SET value = value + 1 WHERE key = 'hits'")
+                con.execute("UPDATE Settings SET value = value + 1 WHERE key = 'hits'")
         except StoreError as error:
             _logger.info("files that no row names stay in %s for now: %s", self.where, error)
             return False
-        finally:
-            self._set_durability(con)
         return True
 
     # -- byte strings --------------------------------------------------------------------

@@ -123,7 +123,7 @@ def _is_large(con: sqlite3.Connection, table: str) -> bool:
 
 def _make(content: Content, name: str, asked: list[str]) -> None:
     """Make an index: from what there is, while what is written from now on stands aside."""
-    with content.write() as con:
+    with content.write(durable=False) as con:
         others = con.execute("SELECT slot, name FROM field_name ORDER BY slot").fetchall()
         gone = [slot for slot, other in others if other == name]
         left = [slot for slot, other in others if other not in asked]
@@ -147,7 +147,7 @@ def _make(content: Content, name: str, asked: list[str]) -> None:
         )
         (rows,) = con.execute("SELECT count(*) FROM temp.field_found").fetchone()
         for begin in range(0, rows, _BATCH):
-            with content.write() as con:
+            with content.write(durable=False) as con:
                 if not _is_wanted(con, slot):
                     return  # another process makes it anew
                 con.execute(
@@ -155,7 +155,7 @@ def _make(content: Content, name: str, asked: list[str]) -> None:
                     " WHERE rowid > ? AND rowid <= ?",
                     (slot, begin, begin + _BATCH),
                 )
-        with content.write() as con:
+        with content.write(durable=False) as con:
             con.execute("UPDATE field_name SET whole = 1 WHERE slot = ?", (slot,))
     finally:
         content.connection().execute("DROP TABLE IF EXISTS temp.field_found")
@@ -170,7 +170,7 @@ def _sweep(content: Content) -> None:
         if slot is None:
             return
         while not _is_wanted(con, slot):
-            with content.write() as writing:
+            with content.write(durable=False) as writing:
                 gone = writing.execute(
                     "DELETE FROM field WHERE (slot, value, key) IN"
                     " (SELECT slot, value, key FROM field WHERE slot = ? LIMIT ?)",
@@ -192,13 +192,13 @@ def _take_in(content: Content) -> None:
     if since <= _ASIDE:
         return
     if since > _WORTH:
-        with content.write() as writing:
+        with content.write(durable=False) as writing:
             writing.execute("DELETE FROM field_name")
             writing.execute("DELETE FROM field_new")
         _sweep(content)
         return
     for _ in range(since // MANY + 1):
-        with content.write() as writing:
+        with content.write(durable=False) as writing:
             _take_some_in(writing)
 
 

@@ -34,15 +34,25 @@ class Forkable(Protocol):
 
 _watched: weakref.WeakSet[Forkable] = weakref.WeakSet()
 _at_rest: list[Forkable] = []
-_turn = threading.RLock()
-"""Held from before a fork until after it, and by who is opened or added."""
+_turn = threading.Condition()
+"""Held from before a fork until after it, and by who is added."""
+
+_opening = 0
+"""How many are about to be watched, and inside SQLite already."""
 
 
 @contextmanager
 def no_fork() -> Iterator[None]:
-    """Let a fork wait: a store that isn't watched yet is inside SQLite."""
+    """Let forks wait: a store is being opened, which nothing could bring to rest."""
+    global _opening
     with _turn:
+        _opening += 1
+    try:
         yield
+    finally:
+        with _turn:
+            _opening -= 1
+            _turn.notify_all()
 
 
 def watch(content: Forkable) -> None:
@@ -53,6 +63,8 @@ def watch(content: Forkable) -> None:
 
 def _before() -> None:
     _turn.acquire()
+    while _opening:
+        _turn.wait()
     for content in _watched:
         content.before_fork()
         _at_rest.append(content)
@@ -66,7 +78,7 @@ def _in_parent() -> None:
 
 def _in_child() -> None:
     global _turn
-    _turn = threading.RLock()
+    _turn = threading.Condition()
     while _at_rest:
         _at_rest.pop().after_fork_in_child()
 

@@ -116,13 +116,13 @@ def with_known(catalog: Catalog, pairs: Iterator[_Pair]) -> Iterator[tuple[_Pair
 
 def note_index_checked(catalog: Catalog) -> None:
     """Note that upstream confirmed the index just now."""
-    with catalog.content.write() as con:
+    with catalog.content.write(durable=False) as con:
         set_state(con, "index_checked", catalog.clock())
 
 
 def note_index_outdated(catalog: Catalog) -> None:
     """Note that upstream showed something else than its index: the next read asks for it again."""
-    with catalog.content.write() as con:
+    with catalog.content.write(durable=False) as con:
         set_state(con, "index_checked", None)
 
 
@@ -182,7 +182,7 @@ class _Loading:
         for table, columns in _TEMPORARY.items():
             con.execute(f"DROP TABLE IF EXISTS temp.{table}")
             con.execute(f"CREATE TEMP TABLE {table} ({columns}) WITHOUT ROWID")
-        with catalog.content.write() as writing:
+        with catalog.content.write(durable=False) as writing:
             self._gen: int = get_state(writing, "gen")
             self._complete: int = get_state(writing, "complete")
             if get_state(writing, "loading"):
@@ -217,7 +217,7 @@ class _Loading:
 
     def _take_batch(self, batch: list[_Incoming]) -> None:
         gen = self._gen
-        with self._catalog.content.write() as con:
+        with self._catalog.content.write(durable=False) as con:
             if get_state(con, "gen") != gen:
                 raise IndexUnreadableError("another index was taken in at the same time")
             con.execute("DELETE FROM incoming")
@@ -271,7 +271,7 @@ class _Loading:
         """Flip the generation; tell whether it is the first one, and whether it is believed."""
         self._hide_vanished()
         (size,) = self._con.execute("SELECT count(*) FROM loaded").fetchone()
-        with self._catalog.content.write() as con:
+        with self._catalog.content.write(durable=False) as con:
             before = get_state(con, "index_size") or 0
             lost = before - size
             if lost > _LOSS_BELIEVED and lost * 2 > before and not get_state(con, "index_doubted"):
@@ -337,7 +337,7 @@ class _Loading:
             ).fetchall()
             if not page:
                 return
-            with self._catalog.content.write() as con:
+            with self._catalog.content.write(durable=False) as con:
                 con.executemany("INSERT OR IGNORE INTO changed VALUES (?)", page)
                 for key in page:
                     con.execute(
@@ -377,7 +377,7 @@ class _Loading:
     def clear(self) -> None:
         """Remove the rows that no generation shows any more."""
         while True:
-            with self._catalog.content.write() as con:
+            with self._catalog.content.write(durable=False) as con:
                 gone = con.execute(
                     "DELETE FROM upstream WHERE (key, gen_from) IN"
                     " (SELECT key, gen_from FROM upstream WHERE gen_to <= ? LIMIT ?)",
@@ -392,7 +392,7 @@ class _Loading:
 
         Of such a key nobody knows any more that it was there once; it is as one that never was.
         """
-        with self._catalog.content.write() as con:
+        with self._catalog.content.write(durable=False) as con:
             (gone,) = con.execute(
                 "SELECT count(*) FROM upstream WHERE NOT present AND gen_to IS NULL"
             ).fetchone()

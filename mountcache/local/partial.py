@@ -371,7 +371,7 @@ def register(
     StoreError
         If the row can't be written.
     """
-    with content.write() as con:
+    with content.write(durable=False) as con:
         columns = _row(con, key)
         if columns is not None and columns[:2] == (version, partial.size) and columns[2] != over:
             theirs = _opened(content, columns)
@@ -411,7 +411,7 @@ def drop(content: Content, key: str, *, name: str | None = None, but: str | None
     columns = _row(content.connection(), key)
     if columns is None or columns[0] == but or name not in (None, columns[2]):
         return
-    with content.write() as con:
+    with content.write(durable=False) as con:
         con.execute("DELETE FROM partial WHERE key = ? AND name = ?", (key, columns[2]))
     _room(content).remove(columns[2])
 

@@ -72,7 +72,7 @@ def prune(
         )
     if not (dry_run and catalog.content.readonly):
         # Else a dry run would name others than the real one.
-        with catalog.content.write() as con:
+        with catalog.content.write(durable=False) as con:
             catalog.write_uses(con)
     todo = _chosen(catalog, matches, older_than=older_than, over=over)
     while batch := list(islice(todo, PAGE)):
@@ -105,7 +105,7 @@ def _chosen(
 
 def _let_go(catalog: Catalog, batch: list[Pruned]) -> list[Pruned]:
     """Let those go that may still go; return them."""
-    with catalog.content.write() as con:
+    with catalog.content.write(durable=False) as con:
         gone = [each for each in batch if con.execute(_LET_GO, (each.key, each.content)).fetchone()]
         catalog.content.release(con, [each.content for each in gone])
     return gone
