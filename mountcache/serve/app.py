@@ -85,6 +85,9 @@ class StoreApp:
 
     def __init__(self, stores: Mapping[str, Served], doors: Doors) -> None:
         self._stores = dict(stores)
+        self._proxied = {
+            id(each): each for each in stores.values() if isinstance(each, AsksUpstream)
+        }
         self._doors = doors
         self._readers = ThreadPoolExecutor(_READERS, "mountcache-read")
         # What is asked of upstream may take long; reads of what is here must not wait for it.
@@ -135,7 +138,7 @@ class StoreApp:
             if store.uploads is not None:
                 features = f"{BATCH_IDS}, {UPLOADS}"
             target = target_of(path, scope["method"])
-            key, proxied = target.key, isinstance(store, AsksUpstream)
+            key, proxied = target.key, id(store) in self._proxied
             if target.kind == "upload":
                 # Also what only looks: who may write alone is told what others send.
                 self._doors.check("PATCH", headers)
@@ -215,13 +218,13 @@ class StoreApp:
             case "data", "PUT":
                 if "mountcache-upload" in headers:
                     body.limit = METADATA_LIMIT
-                return await self._writing(lambda: put_data(store, key, headers, body))
+                return await self._writing(lambda: put_data(store, key, headers, body), body)
             case "metadata", "PUT":
                 body.limit = METADATA_LIMIT
-                return await self._writing(lambda: put_metadata(store, key, headers, body))
+                return await self._writing(lambda: put_metadata(store, key, headers, body), body)
             case "metadata", "POST":
                 body.limit = METADATA_LIMIT
-                return await self._writing(lambda: merge_metadata(store, key, headers, body))
+                return await self._writing(lambda: merge_metadata(store, key, headers, body), body)
             case _:
                 return await self._writing(lambda: delete(store, key, headers))
 
@@ -235,22 +238,24 @@ class StoreApp:
                 return read_data(key, value, headers, method)
             return read_metadata(key, value, headers)
 
-        if not isinstance(store, AsksUpstream):
+        proxy = self._proxied.get(id(store))
+        if proxy is None:
             return await self._reading(lambda: answer(store.get(key)))
 
         def from_here() -> Answer | None:
-            value = store.warm(key)
+            value = proxy.warm(key)
             return None if value is None else _said(answer(value), value, "warm")
 
-        if (found := await self._reading(from_here)) is not None:
+        # It asks the database once, and waits for nobody: another thread would cost more.
+        if (found := from_here()) is not None:
             return found
         whole = target.kind == "data" and method == "GET" and "range" not in headers
         name = id(store), key, whole
         if self._flights.are(name):
             await self._flights.settled(name)
-            if (found := await self._reading(from_here)) is not None:
+            if (found := from_here()) is not None:
                 return found
-        look = store.fetch if whole else store.get
+        look = proxy.fetch if whole else store.get
         value, shared = await self._flights.ask(name, lambda: self._asking(lambda: look(key)))
         how: How = "collapsed" if shared else "asked"
         return await self._asking(lambda: _said(answer(value), value, how))
@@ -319,7 +324,9 @@ class StoreApp:
     async def _asking(self, work: Callable[[], _T]) -> _T:
         return await asyncio.wrap_future(self._askers.submit(work))
 
-    async def _writing(self, work: Callable[[], _T]) -> _T:
+    async def _writing(self, work: Callable[[], _T], body: Body | None = None) -> _T:
+        if body is not None:
+            await body.come()
         return await asyncio.wrap_future(self._writers.submit(work))
 
     def _response(self, method: str, answer: Answer) -> Response:

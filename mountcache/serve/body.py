@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import hashlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from email.message import Message
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = ["Body", "Hashed", "MultipartReader", "Part", "media_type"]
 
 _Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _PIECE = 1048576
+_SMALL = 65536
 _SLOWEST = 1024
 """Bytes a second of a body that is still waited for."""
 
@@ -50,6 +52,7 @@ class Body:
         self._loop = asyncio.get_running_loop()
         self._waiting: asyncio.Task[Any] | None = None
         self._buffer = memoryview(b"")
+        self._early: deque[bytes] = deque()
         self._waited = 0.0
         self._aborted = False
         self._begun = False
@@ -77,7 +80,7 @@ class Body:
         """
         if self._failure is not None:
             raise self._failure
-        if not self._buffer and not self.ended:
+        if not self._buffer and (self._early or not self.ended):
             try:
                 self._buffer = memoryview(self._next())
             except Problem as problem:
@@ -86,6 +89,12 @@ class Body:
                 raise
         piece, self._buffer = self._buffer[:size], self._buffer[size:]
         return bytes(piece)
+
+    async def come(self) -> None:
+        """Take a small body in, in the event loop, which is to be read in one piece soon."""
+        if 0 < self._promised <= _SMALL and "expect" not in self._headers:
+            while not self.ended:
+                self._early.append(await self._receive_piece())
 
     def abort(self) -> None:
         """Make reads fail from now on. Call it in the event loop."""
@@ -101,18 +110,21 @@ class Body:
     def _next(self) -> bytes:
         if not self._begun:
             self._begin()
-        coming = asyncio.run_coroutine_threadsafe(self._receive_piece(), self._loop)
-        try:
-            piece = coming.result()
-        except concurrent.futures.CancelledError:
-            self.ended = True
-            raise _broken("the server is stopping") from None
+        if self._early:
+            piece = self._early.popleft()
+        else:
+            coming = asyncio.run_coroutine_threadsafe(self._receive_piece(), self._loop)
+            try:
+                piece = coming.result()
+            except concurrent.futures.CancelledError:
+                self.ended = True
+                raise _broken("the server is stopping") from None
         self.size += len(piece)
         for digest in self._hashes.values():
             digest.update(piece)
         if self.limit is not None and self.size > self.limit:
             raise _too_large(self.limit)
-        if self.ended:
+        if self.ended and not self._early:
             self._check()
         return piece
 

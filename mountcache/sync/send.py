@@ -13,6 +13,7 @@ import io
 import time
 import uuid
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mountcache.abc import (
@@ -57,7 +58,7 @@ _BOTH = _DATA | _METADATA
 _NOTHING = Enforced()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sender:
     """Sends edits of a mount upstream.
 
@@ -81,10 +82,15 @@ class Sender:
     take_unbased: bool = False
     probed: Enforced = _NOTHING
 
+    @cached_property
+    def _conditional(self) -> SupportsConditionalWrite | None:
+        """Upstream, if it has conditional writes: whether it compares shows with the first."""
+        backing = self.mount.backing
+        return backing if isinstance(backing, SupportsConditionalWrite) else None
+
     @property
     def _enforces(self) -> bool:
-        backing = self.mount.backing
-        return isinstance(backing, SupportsConditionalWrite) and backing.enforces()
+        return self._conditional is not None and self._conditional.enforces()
 
     def _compares(self, kind: str, base: Base) -> bool:
         """Whether upstream itself refuses a write of this kind whose base isn't there."""
@@ -216,10 +222,10 @@ class Sender:
         return theirs
 
     def _request(self, op: Op, expected: Base, parts: frozenset[str]) -> Pushed:
-        backing, key = self.mount.backing, self.mount.full(op.key)
-        if not isinstance(backing, SupportsConditionalWrite):
-            assert isinstance(backing, SupportsWrite)
-            return self._plain_request(backing, op, key)
+        backing, key = self._conditional, self.mount.full(op.key)
+        if backing is None:
+            assert isinstance(self.mount.backing, SupportsWrite)
+            return self._plain_request(self.mount.backing, op, key)
         base = None if self.allow_blind and not self._compares(op.kind, expected) else expected
         if op.kind == "del":
             return backing.delete_if(key, base, op.op_id)
