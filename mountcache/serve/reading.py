@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 
 from mountcache.abc import Value
 from mountcache.jsonform import spelling
@@ -49,7 +50,7 @@ def read_data(key: str, value: Value, headers: Mapping[str, str], method: str) -
     size = value.size
     # Data is a stranger's: no browser may run it as a page of this server.
     found |= {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
-    found |= {"Content-Type": mimetype_of(key), **_described(value)}
+    found |= {"Content-Type": _media_type(key), **_described(value)}
     if size is None:
         # An upstream of another make that doesn't say beforehand; stores keep what is theirs.
         return Answer(200, found, blocks=None if method == "HEAD" else value.iterdata(_PIECE))
@@ -100,6 +101,9 @@ def read_metadata(key: str, value: Value, headers: Mapping[str, str]) -> Answer:
     body = spelling(value.metadata).encode()
     found |= {"Content-Type": "application/json", "Content-Length": str(len(body))}
     return Answer(200, found, body)
+
+
+_media_type = lru_cache(1024)(mimetype_of)
 
 
 def _version_for(value: Value, headers: Mapping[str, str]) -> str | None:

@@ -62,6 +62,7 @@ class Shown(Value):
         self._size = value.size if size is None else size
         self._expected = expected
         self._metadata = value.metadata
+        self._facts: Facts | None = None
         self._bytes: bytes | None = None
         self._streams = [] if stream is None else [stream]
         if stream is not None and self._size is not None and self._size <= IN_MEMORY:
@@ -122,7 +123,9 @@ class Shown(Value):
 
     @property
     def facts(self) -> Facts:
-        return facts_of(self._value)
+        if self._facts is None:
+            self._facts = facts_of(self._value)
+        return self._facts
 
 
 def told(value: Value, how: How) -> dict[str, str]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from functools import lru_cache
 from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -308,7 +309,12 @@ def etag(version: str) -> str:
 
 def http_date(seconds: float) -> str:
     """Return a time since 1970 as an IMF-fixdate."""
-    return format_datetime(datetime.fromtimestamp(int(seconds), UTC), usegmt=True)
+    return _http_date(int(seconds))
+
+
+@lru_cache(1024)
+def _http_date(seconds: int) -> str:
+    return format_datetime(datetime.fromtimestamp(seconds, UTC), usegmt=True)
 
 
 def repr_digest(sha256: str) -> str:
