@@ -23,7 +23,9 @@ __all__ = [
     "Enforced",
     "Facts",
     "Grade",
+    "IndexEntry",
     "IndexReading",
+    "IndexWindow",
     "Metadata",
     "NotModified",
     "Pushed",
@@ -171,19 +173,39 @@ class BatchLimits:
     """Bytes from which on data is sent ahead, and doesn't count; None: all of it counts."""
 
 
+IndexEntry = tuple[str, str, str | None, int | None, str | None]
+"""(key, metadata as JSON text, version, size, sha256); the last three None where an index
+doesn't say."""
+
+
+class IndexWindow(Protocol):
+    """The next part of an index that is the JSON text ``{key: metadata}``. Take it by `text`, or
+    if that comes to nothing by `entries`."""
+
+    def text(self, is_json: Callable[[str], bool]) -> str | None:
+        """Take what is whole as the text of an object; None if no cut makes JSON of it."""
+
+    def entries(self) -> Sequence[IndexEntry]:
+        """Take some of what is left."""
+
+    def parsed(self, text: str) -> Sequence[IndexEntry]:
+        """Return the entries of the text of an object."""
+
+
 @dataclass(frozen=True, slots=True)
 class IndexReading:
-    """An index on its way in. Use up `entries`, or close it."""
+    """An index on its way in. Use up `entries` or `windows`, or close it."""
 
-    entries: Iterator[tuple[str, str, str | None, int | None, str | None]]
-    """(key, metadata as JSON text, version, size, sha256); the last three None where the index
-    doesn't say. Raises IndexUnreadableError where it breaks."""
+    entries: Iterator[IndexEntry]
+    """Raises IndexUnreadableError where it breaks."""
     validators: str | None
     """What to give to the next `read_index`."""
     close: Callable[[], None]
     withheld: Sequence[str] = ()
     """Prefixes of keys of which nothing can be said this time: what was known of them stays.
     Complete once `entries` are used up."""
+    windows: Iterator[IndexWindow] | None = None
+    """The same, where who reads it needs no more of an entry than whether it is as before."""
 
 
 @runtime_checkable

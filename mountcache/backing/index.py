@@ -9,11 +9,13 @@ import codecs
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import chain
+from typing import Any, Final, TypeVar
 
 from mountcache.abc import Readable
+from mountcache.capabilities import IndexEntry, IndexWindow
 from mountcache.errors import (
     IndexUnreadableError,
     IntegrityError,
@@ -23,10 +25,17 @@ from mountcache.errors import (
 from mountcache.jsonform import spelling
 from mountcache.keys import check_http_key
 
-__all__ = ["Broken", "Entry", "JSONWindow", "entries_of_lines", "entries_of_object"]
+__all__ = [
+    "Broken",
+    "JSONWindow",
+    "entries_of_lines",
+    "entries_of_object",
+    "entries_of_windows",
+    "windows_of_object",
+]
 
-Entry = tuple[str, str, str | None, int | None, str | None]
-"""(key, metadata as JSON text, version, size, sha256)."""
+_T = TypeVar("_T")
+_Members = tuple[tuple[str, Any], ...]
 
 _WINDOW: Final = 1048576
 _LONGEST: Final = 16 * _WINDOW
@@ -122,10 +131,15 @@ class JSONWindow:
             if not self.more():
                 return ""
 
-    def members(self) -> list[tuple[str, Any]]:
-        """Take the members of an object that are whole in the window, or none where that is hard.
+    def whole(self, read: Callable[[str], _T | None]) -> _T | None:
+        """Take the members of an object that are whole in the window; None where that is hard.
 
-        They are followed by a comma, which isn't taken. Objects in them are tuples of pairs.
+        They are followed by a comma, which isn't taken.
+
+        Parameters
+        ----------
+        read
+            Returns what the text of an object comes to, None if that isn't JSON.
         """
         end = len(self.text)
         for _ in range(_CUTS if self._cut else 0):
@@ -134,14 +148,12 @@ class JSONWindow:
                 break
             # What is JSON with a brace about it was cut between two members: within a string its
             # quotes don't come out even, within a value its braces.
-            with suppress(ValueError, Broken):
-                found: tuple[tuple[str, Any], ...] = _decode_pairs(
-                    f"{{{self.text[self.at : end + 1]}}}"
-                )
+            found = read(f"{{{self.text[self.at : end + 1]}}}")
+            if found is not None:
                 self.at = end + 1
-                return list(found)
+                return found
         self._cut = False
-        return []
+        return None
 
     def value(self) -> Any:
         """Take the next JSON value."""
@@ -160,15 +172,55 @@ class JSONWindow:
                 raise Broken("it ends too early")
 
 
-def entries_of_object(stream: Readable, what: str) -> Iterator[Entry]:
-    """Iterate over the entries of ``{key: metadata}``.
+class _Window:
+    """A part of ``{key: metadata}``, as `IndexWindow` says."""
+
+    def __init__(self, reader: JSONWindow, what: str) -> None:
+        self._reader = reader
+        self._what = what
+        self._taken = False
+        self.last = ""
+        """The key that was taken last, where that is known."""
+
+    def text(self, is_json: Callable[[str], bool]) -> str | None:
+        found = self._reader.whole(lambda text: text if is_json(text) else None)
+        self._taken = found is not None
+        return found
+
+    def entries(self) -> list[IndexEntry]:
+        if self._taken:
+            return []
+        self._taken = True
+        with _told(self._what):
+            return self._take(self._reader)
+
+    def _take(self, reader: JSONWindow) -> list[IndexEntry]:
+        if members := reader.whole(_members):
+            self.last = members[-1][0]
+            return _entries(members)
+        if reader.next() != '"':
+            raise Broken(f"there is {reader.next()!r} where a key in quotes was expected")
+        self.last = reader.value()
+        if reader.next() != ":":
+            raise Broken(f"the key {self.last[:60]!r} has no metadata")
+        reader.at += 1
+        entry = _entry(self.last, reader.value())
+        return [] if entry is None else [entry]
+
+    def parsed(self, text: str) -> list[IndexEntry]:
+        with _told(self._what):
+            return _entries(_decode_pairs(text))
+
+
+def windows_of_object(stream: Readable, what: str) -> Iterator[_Window]:
+    """Iterate over the windows of ``{key: metadata}``.
 
     Raises
     ------
     IndexUnreadableError
         Where it is anything else.
     """
-    try:
+    with _told(what):
         text = JSONWindow(stream)
         first = text.next()
         if first != "{":
@@ -181,37 +233,34 @@ def entries_of_object(stream: Readable, what: str) -> Iterator[Entry]:
             text.at += 1
         else:
             while True:
-                members, key = text.members(), ""
-                for key, pairs in members:
-                    entry = _entry(key, _object(pairs))
-                    if entry is not None:
-                        yield entry
-                if not members:
-                    if text.next() != '"':
-                        raise Broken(f"there is {text.next()!r} where a key in quotes was expected")
-                    key = text.value()
-                    if text.next() != ":":
-                        raise Broken(f"the key {key[:60]!r} has no metadata")
-                    text.at += 1
-                    entry = _entry(key, text.value())
-                    if entry is not None:
-                        yield entry
+                window = _Window(text, what)
+                yield window
+                window.entries()  # if nobody has taken it
                 separator = text.next()
                 if separator not in (",", "}"):
+                    after = f"the key {window.last[:60]!r}"
                     raise Broken(
-                        f"there is {separator!r} after the key {key[:60]!r}" if separator
-                        else f"it ends after the key {key[:60]!r}"
+                        f"there is {separator!r} after {after}" if separator
+                        else f"it ends after {after}"
                     )  # fmt: skip
                 text.at += 1
                 if separator == "}":
                     break
         if text.next():
             raise Broken(f"there is {text.next()!r} after its end")
-    except (Broken, IntegrityError, UnicodeDecodeError, RecursionError) as error:
-        raise _unreadable(what, error) from None
 
 
-def entries_of_lines(stream: Readable, what: str) -> Iterator[Entry]:
+def entries_of_object(stream: Readable, what: str) -> Iterator[IndexEntry]:
+    """Iterate over the entries of ``{key: metadata}``, which breaks as its windows do."""
+    return entries_of_windows(windows_of_object(stream, what))
+
+
+def entries_of_windows(windows: Iterable[IndexWindow]) -> Iterator[IndexEntry]:
+    """Iterate over the entries of windows."""
+    return chain.from_iterable(window.entries() for window in windows)
+
+
+def entries_of_lines(stream: Readable, what: str) -> Iterator[IndexEntry]:
     """Iterate over the entries of a listing: one object a line, with key and metadata at least.
 
     Raises
@@ -219,7 +268,7 @@ def entries_of_lines(stream: Readable, what: str) -> Iterator[Entry]:
     IndexUnreadableError
         Where it is anything else.
     """
-    try:
+    with _told(what):
         text = JSONWindow(stream)
         while text.next():
             record = text.value()
@@ -237,11 +286,9 @@ def entries_of_lines(stream: Readable, what: str) -> Iterator[Entry]:
                 size if type(size) is int and 0 <= size < _LONGEST_DATA else None,
                 _digest(record.get("sha256")),
             )
-    except (Broken, IntegrityError, UnicodeDecodeError, RecursionError) as error:
-        raise _unreadable(what, error) from None
 
 
-def _entry(key: str, metadata: Any) -> Entry | None:
+def _entry(key: str, metadata: Any) -> IndexEntry | None:
     """Return an entry; None for a key that no URL can name, and so nobody can read."""
     try:
         check_http_key(key)
@@ -252,6 +299,19 @@ def _entry(key: str, metadata: Any) -> Entry | None:
         return key, spelling(metadata), None, None, _digest(metadata.get("sha256"))
     except InvalidMetadataError as error:
         raise Broken(f"of the key {key[:60]!r} the {error}") from None
+
+
+def _members(text: str) -> _Members | None:
+    """Return the members of an object, objects in it as tuples of pairs; None if it isn't one."""
+    with suppress(ValueError, Broken):
+        members: _Members = _decode_pairs(text)
+        return members
+    return None
+
+
+def _entries(members: _Members) -> list[IndexEntry]:
+    found = (_entry(key, _object(pairs)) for key, pairs in members)
+    return [entry for entry in found if entry is not None]
 
 
 def _object(value: Any) -> Any:
@@ -268,9 +328,17 @@ def _digest(value: object) -> str | None:
     return value.lower() if isinstance(value, str) and _SHA256.fullmatch(value) else None
 
 
-def _unreadable(what: str, error: Exception) -> IndexUnreadableError:
-    if isinstance(error, UnicodeDecodeError):
-        error = Broken("it isn't UTF-8")
-    if isinstance(error, RecursionError):
-        error = Broken("it is nested too deeply")
-    return IndexUnreadableError(f"{what} can't be read: {error}; the index before stays in force")
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Say of what is read here that it can't be."""
+    try:
+        yield
+    except (Broken, IntegrityError, UnicodeDecodeError, RecursionError) as error:
+        said = str(error)
+        if isinstance(error, UnicodeDecodeError):
+            said = "it isn't UTF-8"
+        if isinstance(error, RecursionError):
+            said = "it is nested too deeply"
+        raise IndexUnreadableError(
+            f"{what} can't be read: {said}; the index before stays in force"
+        ) from None

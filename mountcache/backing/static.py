@@ -28,7 +28,7 @@ from mountcache.backing.credentials import made_anew
 from mountcache.backing.files import FileTransport
 from mountcache.backing.freshness import Validators, validators_from
 from mountcache.backing.http import Answer, Transport
-from mountcache.backing.index import entries_of_object
+from mountcache.backing.index import entries_of_windows, windows_of_object
 from mountcache.backing.limits import Limits
 from mountcache.backing.plain import SIDECAR, BareWriter, Sidecars
 from mountcache.backing.resource import Data, RemoteValue, ask_again
@@ -372,10 +372,12 @@ class StaticURLStore(AbstractReadOnlyStore):
                 f"at {self._index_url} there is a page of HTML where an index was expected; log in "
                 "to the network or server, or set query_path"
             )
+        windows = windows_of_object(answer.body, "the index")
         return IndexReading(
-            entries_of_object(answer.body, "the index"),
+            entries_of_windows(windows),
             validators_from(answer.headers).dump(),
             answer.body.close,
+            windows=windows,
         )
 
     def update_index(self) -> None:

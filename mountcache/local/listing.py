@@ -6,14 +6,17 @@ commit that flips the generation. Rows that didn't change aren't written.
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
+from operator import lt
 from typing import Any, Literal
 
-from mountcache.abc import IndexReading
+from mountcache.capabilities import IndexEntry, IndexReading, IndexWindow
 from mountcache.errors import IndexUnreadableError
 from mountcache.local import history
 from mountcache.local.catalog import Catalog, get_state, set_state
@@ -45,7 +48,35 @@ RECORDED = 1_000
 """How many changes of one index are recorded key by key."""
 
 
-_Incoming = tuple[str, str, str | None, int | None, str | None]
+_UNSEEN_BY_SQLITE = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
+"""Escapes that it doesn't decode, or not as they should be."""
+
+_MEMBERS = "SELECT key, iif(type = 'object', value, json_quote(value)) FROM json_each(?)"
+
+_Known = tuple[str, str | None, str | None]
+_ENTRY = "u.key, iif(u.masked, u.mask_entry, u.entry), u.version"
+"""A key, what the index said of it, behind any mask, and its version."""
+
+_KNOWN_OF = f"""
+SELECT {_ENTRY} FROM json_each(?) j JOIN upstream u ON u.key = j.value AND {{visible}}
+"""
+
+_INTO = "INSERT INTO {table} SELECT value FROM json_each(?)"
+
+_ANY_OF = "SELECT 1 FROM json_each(?) j JOIN upstream u ON u.key = j.value AND {visible} LIMIT 1"
+
+_NEW = """
+INSERT INTO upstream (key, gen_from, present, meta, norm, entry, version, sha, size, learned, seen)
+VALUES (?1, ?7, 1, ?2, ?3, ?2, ?4, ?5, ?6, ?8, ?9)
+"""
+
+_LOADED = """
+INSERT INTO loaded
+SELECT DISTINCT u.key FROM upstream u
+WHERE u.key <= :last AND u.key NOT IN (SELECT key FROM lacking)
+  AND (u.gen_from = :new AND u.learned = :load OR {visible} AND u.learned < :load)
+"""
+"""The keys that came in order: they are those that weren't lacking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +208,10 @@ class _Loading:
         self._catalog = catalog
         self._con = con
         self._beyond = False
+        self._size = 0
+        self._last: str | None = ""
+        """The last key, as long as they come in order; None: those that came are in `loaded`."""
+        self._changed: list[IndexEntry] = []
         # What is there for a batch alone needn't be written to a file.
         con.execute(f"PRAGMA temp.cache_size = {-_TEMPORARY_KIB}")
         for table, columns in _TEMPORARY.items():
@@ -192,11 +227,141 @@ class _Loading:
             self._load: int = get_state(writing, "loads") + 1
             set_state(writing, "loads", self._load)
         self._visible = VISIBLE.format(gen=self._gen)
+        self._anew = con.execute("SELECT 1 FROM upstream LIMIT 1").fetchone() is None
 
     def take_in(self, reading: IndexReading, prefix: str) -> None:
-        entries = self._under(prefix, reading)
-        while batch := list(islice(entries, _BATCH)):
-            self._take_batch(batch)
+        """Take in all entries, and note which keys they name."""
+        if reading.windows is None:
+            while entries := list(islice(reading.entries, _BATCH)):
+                self._take(entries, prefix)
+        found: list[IndexEntry] = []
+        for window in reading.windows or ():
+            text = None if self._anew else window.text(self._is_json)
+            if text is None:
+                found += window.entries()
+                if len(found) < _BATCH:
+                    continue
+            self._take(found, prefix)
+            found = []
+            if text is not None:
+                self._compare(window, text, prefix)
+        self._take(found, prefix)
+        self._write_changed()
+
+    def _is_json(self, text: str) -> bool:
+        found: int = self._con.execute("SELECT json_valid(?)", (text,)).fetchone()[0]
+        return found == 1
+
+    def _take(self, entries: Sequence[IndexEntry], prefix: str) -> None:
+        """Take in entries that may have changed."""
+        ours = self._under(prefix, entries)
+        keys = [key for key, *_ in ours]
+        found = self._known(keys)
+        known = {key: (entry, version) for key, entry, version in found}
+        self._pass(keys, known)
+        self._write_later(
+            each for each in ours if not _is_same(known.get(each[0]), each[1], each[2])
+        )
+
+    def _under(self, prefix: str, found: Sequence[Any]) -> Sequence[Any]:
+        """Return what is under the mount point, named as in the catalog."""
+        skip = len(prefix)
+        if not skip:
+            return found
+        ours = [
+            (each[0][skip:], *each[1:])
+            for each in found
+            if each[0].startswith(prefix) and len(each[0]) > skip
+        ]
+        self._beyond = self._beyond or len(ours) < len(found)
+        return ours
+
+    def _compare(self, window: IndexWindow, text: str, prefix: str) -> None:
+        """Take in the text of an object: SQLite reads it, and only what has changed is parsed.
+
+        What is spelled in another way than the catalog does counts as that.
+        """
+        if _UNSEEN_BY_SQLITE.search(text):
+            self._take(window.parsed(text), prefix)
+            return
+        members = self._under(prefix, self._con.execute(_MEMBERS, (text,)).fetchall())
+        keys = [key for key, _ in members]
+        known = {key: entry for key, entry, _ in self._known(keys)}
+        changed = {key: value for key, value in members if known.get(key) != value}
+        pairs = (f"{json.dumps(prefix + key)}:{value}" for key, value in changed.items())
+        entries = self._under(prefix, window.parsed(f"{{{','.join(pairs)}}}"))
+        if len(entries) < len(changed):
+            refused = changed.keys() - {key for key, *_ in entries}
+            keys = [key for key in keys if key not in refused]
+        self._pass(keys, known)
+        self._write_later(entries)
+
+    def _goes_on(self, keys: list[str]) -> bool:
+        """Return whether all keys up to these came in order."""
+        last = self._last
+        return last is not None and all(map(lt, chain((last,), keys), keys)) and keys != []
+
+    def _known(self, keys: list[str]) -> list[_Known]:
+        """Return what is known of keys: of all up to the last one, if they go on in order."""
+        if self._goes_on(keys):
+            return self._between(keys[-1])
+        sql = _KNOWN_OF.format(visible=self._visible)
+        return self._con.execute(sql, (_json(keys),)).fetchall()
+
+    def _between(self, last: str | None) -> list[_Known]:
+        """Return what is known of the keys behind the last one that came, up to this."""
+        sql = f"SELECT {_ENTRY} FROM upstream u WHERE {self._visible} AND u.key > ?"
+        if last is None:
+            return self._con.execute(sql, (self._last,)).fetchall()
+        return self._con.execute(f"{sql} AND u.key <= ?", (self._last, last)).fetchall()
+
+    def _pass(self, keys: list[str], known: Iterable[str]) -> None:
+        """Note which keys the index has, and which of ours it lacks between them.
+
+        Most indexes are in order, and then it takes no list of a million keys to find out.
+
+        Parameters
+        ----------
+        known
+            The keys that are known, as `_known` says.
+        """
+        self._size += len(keys)
+        if self._goes_on(keys):
+            self._note_lacking(set(known).difference(keys))
+            self._last = keys[-1]
+            return
+        if self._last is not None and keys:
+            self._write_changed()
+            self._con.execute(_LOADED.format(visible=self._visible), self._names(last=self._last))
+            self._last = None
+        try:
+            self._con.execute(_INTO.format(table="loaded"), (_json(keys),))
+        except sqlite3.IntegrityError:
+            raise IndexUnreadableError(
+                f"the index names the key {self._twice(keys)!r} twice; the index before stays in "
+                "force"
+            ) from None
+
+    def _note_lacking(self, lacking: set[str]) -> None:
+        if lacking:
+            self._con.execute(_INTO.format(table="lacking"), (_json(list(lacking)),))
+
+    def _write_later(self, entries: Iterable[IndexEntry]) -> None:
+        self._changed += entries
+        if len(self._changed) >= _BATCH:
+            self._write_changed()
+
+    def _twice(self, keys: list[str]) -> str:
+        seen: set[str] = set()
+        for key in keys:
+            sql = "SELECT 1 FROM loaded WHERE key = ?"
+            if key in seen or self._con.execute(sql, (key,)).fetchone():
+                return key
+            seen.add(key)
+        return "?"
+
+    def _names(self, **more: object) -> dict[str, object]:
+        return {"new": self._gen + 1, "load": self._load, "complete": self._complete, **more}
 
     def withhold(self, withheld: Sequence[str], prefix: str) -> None:
         """Note of which keys the index says nothing."""
@@ -207,28 +372,29 @@ class _Loading:
         ]
         self._con.executemany("INSERT OR IGNORE INTO withheld VALUES (?)", known)
 
-    def _under(self, prefix: str, reading: IndexReading) -> Iterator[_Incoming]:
-        skip = len(prefix)
-        for key, meta, version, size, sha in reading.entries:
-            if key.startswith(prefix) and len(key) > skip:
-                yield key[skip:], meta, version, size, sha
-            else:
-                self._beyond = True
-
-    def _take_batch(self, batch: list[_Incoming]) -> None:
+    def _write_changed(self) -> None:
+        """Write the entries that may not be as they were, all in one commit."""
+        batch, self._changed = self._changed, []
+        if not batch:
+            return
         gen = self._gen
+        rows = [
+            (key, meta, norm_of(meta), version, sha, size)
+            for key, meta, version, size, sha in batch
+        ]
+        keys = (_json([key for key, *_ in batch]),)
         with self._catalog.content.write(durable=False) as con:
             if get_state(con, "gen") != gen:
                 raise IndexUnreadableError("another index was taken in at the same time")
+            if con.execute(_ANY_OF.format(visible=self._visible), keys).fetchone() is None:
+                seen = None
+                if self._complete:  # else the first index is no change
+                    con.execute(_INTO.format(table="changed"), keys)
+                    seen = _SEEN_ABSENT
+                con.executemany(_NEW, ((*row, gen + 1, self._load, seen) for row in rows))
+                return
             con.execute("DELETE FROM incoming")
-            try:
-                con.executemany("INSERT INTO incoming VALUES (?, ?, ?, ?, ?, NULL)", batch)
-                con.execute("INSERT INTO loaded SELECT key FROM incoming")
-            except sqlite3.IntegrityError:
-                raise IndexUnreadableError(
-                    f"the index names the key {_twice(con, batch)!r} twice; the index before "
-                    "stays in force"
-                ) from None
+            con.executemany("INSERT INTO incoming VALUES (?, ?, ?, ?, ?, ?)", rows)
             con.execute(
                 f"""
                 INSERT INTO changed
@@ -239,14 +405,6 @@ class _Loading:
                    OR (NOT u.masked AND (u.entry IS NOT i.meta
                        OR (i.version IS NOT NULL AND u.version IS NOT i.version)))
                 """
-            )
-            changed = con.execute(
-                "SELECT i.key, i.meta FROM incoming i WHERE i.key IN (SELECT key FROM changed)"
-            ).fetchall()
-            norms = ((norm_of(meta), key) for key, meta in changed)
-            con.executemany(
-                "UPDATE incoming SET norm = ? WHERE key = ?",
-                (pair for pair in norms if pair[0] is not None),
             )
             con.execute(
                 f"""
@@ -259,7 +417,7 @@ class _Loading:
                 LEFT JOIN upstream u ON u.key = i.key AND {self._visible}
                 WHERE i.key IN (SELECT key FROM changed)
                 """,
-                {"new": gen + 1, "load": self._load, "complete": self._complete},
+                self._names(),
             )
             con.execute(
                 f"UPDATE upstream AS u SET gen_to = ? WHERE {self._visible} AND u.key IN"
@@ -270,7 +428,7 @@ class _Loading:
     def finish(self, validators: str | None) -> tuple[bool, bool]:
         """Flip the generation; tell whether it is the first one, and whether it is believed."""
         self._hide_vanished()
-        (size,) = self._con.execute("SELECT count(*) FROM loaded").fetchone()
+        size = self._size
         with self._catalog.content.write(durable=False) as con:
             before = get_state(con, "index_size") or 0
             lost = before - size
@@ -320,6 +478,10 @@ class _Loading:
         What was learned since the load began is later than the index; what we pushed stays
         as long as the index says what it said before.
         """
+        lacking = "u.key NOT IN (SELECT key FROM loaded)"
+        if self._last is not None:
+            self._note_lacking({key for key, *_ in self._between(None)})
+            lacking = "u.key IN (SELECT key FROM lacking)"
         after = ""
         while True:
             page = self._con.execute(
@@ -328,7 +490,7 @@ class _Loading:
                 WHERE u.key > ? AND u.gen_to IS NULL AND {self._visible}
                   AND (u.present OR u.masked) AND u.learned < ?
                   AND (NOT u.masked OR u.mask_entry IS NOT NULL)
-                  AND u.key NOT IN (SELECT key FROM loaded)
+                  AND {lacking}
                   AND NOT EXISTS (SELECT 1 FROM withheld w
                                   WHERE substr(u.key, 1, length(w.key)) = w.key)
                 ORDER BY u.key LIMIT ?
@@ -412,9 +574,19 @@ class _Loading:
                 )
 
 
+def _is_same(known: tuple[str | None, str | None] | None, meta: str, version: str | None) -> bool:
+    """Return whether an entry says what is known of its key."""
+    return known is not None and known[0] == meta and version in (None, known[1])
+
+
+def _json(keys: list[str]) -> str:
+    return json.dumps(keys, ensure_ascii=False)
+
+
 _TEMPORARY = {
     "loaded": "key TEXT PRIMARY KEY",
-    "incoming": "key TEXT PRIMARY KEY, meta, version, size, sha, norm",
+    "lacking": "key TEXT PRIMARY KEY",
+    "incoming": "key TEXT PRIMARY KEY, meta, norm, version, sha, size",
     "changed": "key TEXT PRIMARY KEY",
     "withheld": "key TEXT PRIMARY KEY",
 }
@@ -429,12 +601,3 @@ def _undo_unfinished(con: sqlite3.Connection, gen: int) -> None:
     """Take back a load that ended before its flip."""
     con.execute("DELETE FROM upstream WHERE gen_from > ?", (gen,))
     con.execute("UPDATE upstream SET gen_to = NULL WHERE gen_to = ?", (gen,))
-
-
-def _twice(con: sqlite3.Connection, batch: list[_Incoming]) -> str:
-    seen: set[str] = set()
-    for key, *_ in batch:
-        if key in seen or con.execute("SELECT 1 FROM loaded WHERE key = ?", (key,)).fetchone():
-            return key
-        seen.add(key)
-    return "?"
