@@ -18,6 +18,7 @@ import pytest
 
 from mountcache.errors import DirectoryError
 from mountcache.local import cache, directory, schema
+from mountcache.local.content import Content
 from mountcache.local.disk import DiskCacheStore
 from mountcache.local.diskcontent import DiskContent, Durability
 from tests.local_parts import LARGE, ROOT, Running, script
@@ -176,11 +177,18 @@ def test_settings_that_a_stranger_changed_are_ours_again(store: Path) -> None:
     assert {name: found[name] for name in cache.SETTINGS} == cache.SETTINGS
 
 
+def _synchronous(content: Content, **how: bool) -> int:
+    with content.write(**how) as con:
+        level: int = con.execute("PRAGMA synchronous").fetchone()[0]
+        return level
+
+
 def test_durability_is_each_openers_own(store: Path) -> None:
     for durability, synchronous in (("normal", 1), ("full", 2)):
         content = DiskContent(store, durability=durability)  # type: ignore[arg-type]
-        found = content.connection().execute("PRAGMA synchronous").fetchone()
-        assert found == (synchronous,)
+        assert _synchronous(content) == synchronous
+        # What upstream can tell again is never waited for.
+        assert _synchronous(content, durable=False) == 1
         content.close()
     with pytest.raises(ValueError, match="'full' or 'normal', not 'some'"):
         DiskContent(store, durability="some")  # type: ignore[arg-type]
@@ -235,8 +243,7 @@ def test_store_can_be_pickled_to_another_process(store: Path) -> None:
     assert not again.is_connected()
     with again:
         assert again.get_data("key").read() == LARGE
-        con = again.catalog.content.connection()
-        assert con.execute("PRAGMA synchronous").fetchone() == (1,)
+        assert _synchronous(again.catalog.content) == 1
     assert repr(again) == f"DiskCacheStore({str(store)!r})"
 
 

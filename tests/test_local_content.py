@@ -461,3 +461,25 @@ def test_log_stays_short(disk: DiskContent) -> None:
     con.execute("PRAGMA wal_checkpoint(RESTART)")
     keep(disk, SMALL)
     assert (disk.directory / "cache.db-wal").stat().st_size <= 2**20
+
+
+def test_large_values_are_hashed_beside_and_come_out_the_same(content: DatabaseContent) -> None:
+    before = threading.active_count()
+    piece, whole = bytearray(3 * 2**20 + 1), hashlib.sha256()
+    with content.spool() as spool:
+        for number in range(9):
+            # The next piece comes in the same place.
+            piece[:] = bytes([number]) * len(piece)
+            whole.update(piece)
+            spool.write(piece)
+            if number == 7:
+                assert spool.sha256 == whole.hexdigest()
+        spool.finish(True)
+        assert spool.sha256 == whole.hexdigest()
+        with spool.open() as stream:
+            assert hashlib.file_digest(stream, "sha256").hexdigest() == whole.hexdigest()
+    assert threading.active_count() == before
+    with content.spool() as spool:
+        for _ in range(9):
+            spool.write(bytes(piece))
+    assert threading.active_count() == before

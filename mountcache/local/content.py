@@ -27,6 +27,7 @@ from mountcache.errors import (
     StoreBusyError,
     StoreFullError,
 )
+from mountcache.local.beside import HashBeside
 from mountcache.local.connection import GuardedConnection, failed_to_sync, store_error
 from mountcache.local.grouping import GroupCommit
 from mountcache.local.planted import value_opener
@@ -48,6 +49,9 @@ __all__ = [
 
 MIN_FILE_SIZE: Final = 32768
 """From this many bytes on, a byte string is a file of its own."""
+
+_HASHED_BESIDE: Final = 16 * 1048576
+"""From this many bytes on, the rest of a byte string is hashed in a thread of its own."""
 
 RAW: Final = 1
 """diskcache's mode of bytes that lie in the row."""
@@ -177,6 +181,7 @@ class Spool:
         """Its file, once it is finished; None if its bytes are in memory."""
         self._files = files
         self._digest = hashlib.sha256()
+        self._beside: HashBeside | None = None
         self._buffer = bytearray()
         self._file: BinaryIO | None = None
         self._temporary: Path | None = None
@@ -214,7 +219,7 @@ class Spool:
         """
         if self._finished:
             raise ValueError("a finished spool can't be written")
-        self._digest.update(data)
+        self._hash(data)
         self.size += len(data)
         if self._file is None:
             if self.size < MIN_FILE_SIZE or self._files is None:
@@ -226,6 +231,19 @@ class Spool:
             self._buffer = bytearray()
         with self._room_needed():
             self._file.write(data)
+
+    def _hash(self, data: bytes) -> None:
+        if self.size >= _HASHED_BESIDE and self._beside is None:
+            self._beside = HashBeside(self._digest)
+        if self._beside is None:
+            self._digest.update(data)
+        else:
+            self._beside.update(bytes(data))
+
+    def _end_hash(self) -> None:
+        beside, self._beside = self._beside, None
+        if beside is not None:
+            beside.end()
 
     def finish(self, durable: bool) -> None:
         """End the byte string; if `durable`, so that a file of it survives a power cut.
@@ -255,6 +273,7 @@ class Spool:
         """The digest of the bytes so far, 64 hex digits."""
         if self._taken is not None:
             return self._taken[1]
+        self._end_hash()
         return self._digest.hexdigest()
 
     @property
@@ -289,6 +308,8 @@ class Spool:
     def discard(self) -> None:
         """Let go of the bytes unless they were adopted. Harmless when repeated."""
         self._finished = True
+        if self._files is None or self._files.token == self.owner:
+            self._end_hash()
         if self._file is not None:
             with suppress(OSError):  # on a full disk not even what is in the buffer goes out
                 self._file.close()
