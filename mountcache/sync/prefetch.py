@@ -45,6 +45,8 @@ __all__ = [
 _EVERY: Final = 0.1
 _AHEAD: Final = 8
 """How many values a worker may be ahead of the commits."""
+_GATHER: Final = 0.02
+"""Seconds for which what has come waits for more, since a commit of many costs little more."""
 _SMALL: Final = 65536
 """Bytes up to which the time of a value tells how long an answer is on its way."""
 _THREADS: Final = "mountcache-prefetch"
@@ -288,7 +290,8 @@ def _arriving(
                 coming |= {pool.submit(one, row) for row in islice(todo, room)}
                 if not coming:
                     return
-                here, coming = wait(coming, return_when=FIRST_COMPLETED)
+                wait(coming, return_when=FIRST_COMPLETED)
+                here, coming = wait(coming, timeout=_GATHER)
                 yield _kept(mount, [future.result() for future in here])
         finally:
             for future in coming:
