@@ -235,6 +235,23 @@ def test_server_that_takes_nothing_says_so(person: Person, site: Site, tmp_path:
     assert len(list(store.staged())) == 1
 
 
+def test_a_push_that_upstream_doesnt_compare_is_three_requests(
+    scripted: ScriptedServer, tmp_path: Path
+) -> None:
+    for method in ("HEAD", "GET"):
+        scripted.on(method, "/index.json", Reply(200, b"{}"))
+    scripted.on("HEAD", "/a", Reply(404))
+    scripted.on("PUT", "/a", Reply(201))
+    scripted.on("GET", "/a", Reply(200, b"mine"))
+    backing = StaticURLStore(scripted.url, "", poll=0, write="put")
+    with MountedStore("", DiskCacheStore(tmp_path / "here", min_free=0), backing) as store:
+        store.set("a", StringValue(b"mine", {}))
+        report = sync.push(store)
+    assert (report["a"].outcome, report["a"].grade) == ("pushed", "C")
+    asked = [each.method for each in scripted.requests if each.path == "/a"]
+    assert asked == ["HEAD", "PUT", "GET"]
+
+
 @pytest.mark.parametrize("status", [403, 405, 409, 500, 507])
 def test_refusals_leave_the_edit_staged(
     scripted: ScriptedServer, tmp_path: Path, status: int

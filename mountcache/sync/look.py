@@ -13,6 +13,7 @@ from mountcache.jsonform import spelling
 from mountcache.local.records import Edit
 from mountcache.sync.judge import Theirs, Verdict, judge
 from mountcache.sync.mount import Mount
+from mountcache.sync.source import begin
 from mountcache.sync.switch import refuse_offline
 
 __all__ = ["VERIFY_LIMIT", "Progress", "look", "looked_at"]
@@ -26,13 +27,15 @@ VERIFY_LIMIT = 64 * 1024 * 1024
 _TRIES = 3
 
 
-def look(mount: Mount, key: str, *, digest: bool = False) -> Theirs:
+def look(mount: Mount, key: str, *, digest: bool = False, size: int | None = None) -> Theirs:
     """Return what upstream shows of a key of the catalog.
 
     Parameters
     ----------
     digest
         Download the data to find its digest, if upstream doesn't tell it.
+    size
+        How many bytes they should be, where that is known: few come with the first answer.
 
     Raises
     ------
@@ -40,11 +43,13 @@ def look(mount: Mount, key: str, *, digest: bool = False) -> Theirs:
         If upstream can't be asked.
     """
     refuse_offline(mount)
+    at_once = digest and size is not None and size <= VERIFY_LIMIT
     for attempt in range(_TRIES):
         looked = time.monotonic()
         try:
-            value = mount.backing.get(mount.full(key))
-            return _theirs(mount, value, looked, digest=digest)
+            name = mount.full(key)
+            value = begin(mount.backing, name) if at_once else mount.backing.get(name)
+            return _theirs(mount, value, looked, digest=digest, begun=at_once)
         except KeyError:
             return Theirs(present=False, looked=looked)
         except ChangedWhileReadingError:
@@ -68,7 +73,7 @@ def looked_at(
         try:
             theirs = look(mount, edit.key)
             if judge(edit, theirs) is Verdict.UNSURE:
-                theirs = look(mount, edit.key, digest=True)
+                theirs = look(mount, edit.key, digest=True, size=theirs.size)
         except StoreUnavailableError as error:
             if not error.answered:
                 raise
@@ -93,11 +98,11 @@ def looked_at(
     return found
 
 
-def _theirs(mount: Mount, value: Value, looked: float, *, digest: bool) -> Theirs:
-    meta = spelling(value.metadata)
+def _theirs(mount: Mount, value: Value, looked: float, *, digest: bool, begun: bool) -> Theirs:
     sha256 = facts_of(value).sha256
-    if digest and sha256 is None and (value.size is None or value.size <= VERIFY_LIMIT):
+    if begun or (digest and sha256 is None and (value.size is None or value.size <= VERIFY_LIMIT)):
         sha256 = _digest(value)
+    meta = spelling(value.metadata)
     # The answer that carried the data speaks for it, if there was one.
     facts = facts_of(value)
     versioned = isinstance(mount.backing, SupportsVersions)

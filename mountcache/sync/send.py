@@ -123,7 +123,7 @@ class Sender:
                 attempt = self._attempt(edit, base, expected, _BOTH)
             else:
                 if judge(edit, theirs, base) is Verdict.UNSURE:
-                    theirs = look(self.mount, edit.key, digest=True)
+                    theirs = look(self.mount, edit.key, digest=True, size=theirs.size)
                 verdict = judge(edit, theirs, base)
                 match verdict:
                     case Verdict.DONE:
@@ -166,7 +166,7 @@ class Sender:
     def _look(self, edit: Edit) -> Theirs:
         theirs = look(self.mount, edit.key)
         if judge(edit, theirs) is Verdict.UNSURE:
-            return look(self.mount, edit.key, digest=True)
+            return look(self.mount, edit.key, digest=True, size=theirs.size)
         return theirs
 
     def _attempt(
@@ -282,7 +282,7 @@ class Sender:
 
     def _verify(self, op: Op) -> Theirs | None:
         try:
-            return look(self.mount, op.key, digest=op.kind == "put")
+            return look(self.mount, op.key, digest=op.kind == "put", size=op.size)
         except (StoreUnavailableError, ChangedWhileReadingError):
             return None
 
@@ -384,7 +384,7 @@ class Sender:
         mount = self.mount
         theirs = look(mount, op.key)
         if judge(op, theirs) is Verdict.UNSURE:
-            theirs = look(mount, op.key, digest=True)
+            theirs = look(mount, op.key, digest=True, size=theirs.size)
         match judge(op, theirs):
             case Verdict.DONE:
                 self._applied(op, self._settled(op, theirs))
