@@ -43,7 +43,10 @@ _blind_option = click.option(
     "--allow-blind", is_flag=True, help="Write where upstream can't compare."
 )
 _workers_option = click.option(
-    "--workers", type=click.IntRange(1, 64), default=8, show_default=True, help="At once."
+    "--workers",
+    type=click.IntRange(1, 64),
+    show_default="8, more where answers take long",
+    help="At once.",
 )
 
 
@@ -92,7 +95,7 @@ def push(
     plan_file: str | None,
     marker: str | None,
     allow_blind: bool,
-    workers: int,
+    workers: int | None,
     bwlimit: str | None,
     pausing: str | None,
     exact: bool,
@@ -179,7 +182,9 @@ def _allowed_deletes(store: MountedStore, keys: list[str] | None) -> int | None:
 @config_option
 @json_option
 @click.pass_context
-def apply(ctx: click.Context, file: str, allow_blind: bool, workers: int, as_json: bool) -> None:
+def apply(
+    ctx: click.Context, file: str, allow_blind: bool, workers: int | None, as_json: bool
+) -> None:
     """Do what the plan in FILE says, which `mountcache push --plan FILE` wrote, and no more.
 
     What was edited here since then is refused, and what was changed upstream is a conflict, key
@@ -204,7 +209,7 @@ def _planned(
     named: list[str] | None,
     on_conflict: str,
     max_delete: int | None,
-    workers: int,
+    workers: int | None,
     *,
     permissions: bool,
 ) -> Plan:
@@ -212,7 +217,7 @@ def _planned(
 
     with progress("look") as step:
         return plan(
-            store, named, on_conflict=on_conflict, max_delete=max_delete, workers=workers,
+            store, named, on_conflict=on_conflict, max_delete=max_delete, workers=workers or 8,
             permissions=permissions, progress=step,
         )  # fmt: skip
 

@@ -15,7 +15,7 @@ __all__ = ["Width", "at_most", "at_once"]
 _FIRST: Final = 8
 _MOST: Final = 64
 _EACH: Final = 0.0005
-"""Seconds that a small key takes this machine; while its answer is on its way, others can come."""
+"""Seconds that to fetch a small key takes this machine; meanwhile others can be on their way."""
 
 
 def at_most(mount: Mount, rate: str | float | None) -> AbstractContextManager[None]:
@@ -53,14 +53,18 @@ class Width:
     ----------
     workers
         How many; None: as many as are of use.
+    each
+        Seconds that a small key takes this machine.
     """
 
-    def __init__(self, mount: Mount, workers: int | None) -> None:
-        self._most = at_once(mount, workers or _MOST)
+    def __init__(self, mount: Mount, workers: int | None, each: float = _EACH) -> None:
+        self._each = each
+        self.most = at_once(mount, workers or _MOST)
+        """How many there can be."""
         self._quickest = math.inf
         self._answers = 0
-        self.first = self._most if workers else min(_FIRST, self._most)
-        self.settled = self.first == self._most
+        self.first = self.most if workers else min(_FIRST, self.most)
+        self.settled = self.first == self.most
         """Whether it stays as it is."""
 
     def note(self, seconds: float) -> None:
@@ -75,4 +79,4 @@ class Width:
         if self._answers < 2 * self.first:
             return None
         self.settled = True
-        return max(self.first, min(self._most, round(self._quickest / _EACH)))
+        return max(self.first, min(self.most, round(self._quickest / self._each)))

@@ -286,7 +286,7 @@ def apply(
     store: Mounted,
     plan: Plan,
     *,
-    workers: int = 8,
+    workers: int | None = None,
     progress: Progress | None = None,
     allow_blind: bool = False,
     check: Callable[[StagedEdit], str | None] | None = None,

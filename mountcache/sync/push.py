@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 from mountcache.abc import SupportsConditionalWrite, SupportsWrite
@@ -31,7 +32,7 @@ from mountcache.sync import permissions as rights
 from mountcache.sync.batch import EDITED_SINCE, GroupSender, Together
 from mountcache.sync.look import Progress
 from mountcache.sync.mount import Mount, Mounted
-from mountcache.sync.pacing import at_most, at_once
+from mountcache.sync.pacing import Width, at_most
 from mountcache.sync.probing import enforced, probe_if_wanted
 from mountcache.sync.remote import Patience
 from mountcache.sync.report import (
@@ -60,6 +61,10 @@ __all__ = [
 
 _HALVED = "not sent: it belongs to what was refused"
 _EVERY = 0.1
+_EACH = 0.002
+"""Seconds that to push a small key takes this machine, its two commits among them."""
+_SMALL = 65536
+"""Bytes up to which the time of a push tells how long an answer is on its way."""
 _MANY_DELETES = 100
 _SOME_DELETES = 10
 _STOPPED = PushResult("", "skipped", STOPPED)
@@ -70,7 +75,7 @@ def push(
     keys: Iterable[str] | None = None,
     *,
     on_conflict: Policy = "fail",
-    workers: int = 8,
+    workers: int | None = None,
     progress: Progress | None = None,
     allow_blind: bool = False,
     max_delete: int | None = None,
@@ -97,7 +102,7 @@ def push(
         "merge-metadata" merges by name where the bytes agree. Or what is called with the
         `Conflict` and returns one of these.
     workers
-        How many edits are on their way at once.
+        How many edits are on their way at once; None: 8, or up to 64 where answers take long.
     progress
         Called as ``progress(done, total, key)``, at most ten times a second.
     allow_blind
@@ -144,7 +149,7 @@ def push(
             mount,
             None if keys is None else [named(mount, key) for key in keys],
             on_conflict=on_conflict,
-            workers=at_once(mount, workers),
+            workers=workers,
             progress=progress,
             allow_blind=allow_blind,
             max_delete=max_delete,
@@ -176,7 +181,7 @@ def push_mount(
     keys: Sequence[str] | None,
     *,
     on_conflict: Policy = "fail",
-    workers: int = 8,
+    workers: int | None = None,
     progress: Progress | None = None,
     allow_blind: bool = False,
     max_delete: int | None = None,
@@ -202,8 +207,9 @@ def push_mount(
     mount.refuse_frozen("push")
     if isinstance(on_conflict, str):
         policy_of(on_conflict)
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise ValueError(f"a push has at least 1 worker, not {workers}")
+    width = Width(mount, workers, _EACH)
     nothing = next(mount.catalog.edits(), None) is None and not mount.catalog.ops()
     if keys is None and nothing and not (permissions and rights.chosen(mount, None)):
         # Nothing to ask anybody about.
@@ -242,7 +248,7 @@ def push_mount(
         asked = [*(wanted or ()), *filter(None, (marker,))]
         results += _unsent(mount, asked, found, permissions=bool(permissions))
         edits = [edit for edit in edits if edit.group not in halved]
-        run = _Run(mount, sender, len(edits), workers, progress)
+        run = _Run(mount, sender, len(edits), width, progress)
         results += run.all(_groups(edit for edit in edits if edit is not last))
         if last is not None and last in edits:
             results += run.last(last, results)
@@ -251,7 +257,12 @@ def push_mount(
             refuse_one = None if permissions is True else permissions
             created = frozenset(each.key for each in results if each.created)
             after_values = rights.push(
-                mount, keys, created, on_conflict=on_conflict, workers=workers, refuse=refuse_one
+                mount,
+                keys,
+                created,
+                on_conflict=on_conflict,
+                workers=width.first,
+                refuse=refuse_one,
             )
             for result in after_values:
                 announce(mount, result)
@@ -446,17 +457,17 @@ class _Run:
     """One push: its workers, its progress, its results."""
 
     def __init__(
-        self, mount: Mount, sender: GroupSender, total: int, workers: int, progress: Progress | None
+        self, mount: Mount, sender: GroupSender, total: int, width: Width, progress: Progress | None
     ) -> None:
         self._mount = mount
         self._sender = sender
         self._total = total
-        self._workers = workers
+        self._width = width
         self._progress = progress
         self._lock = threading.Lock()
         self._done = 0
         self._told = 0.0
-        self._patience = Patience(workers)
+        self._patience = Patience(width.first)
         self._stop = stopper()
         self._rest: PushResult | None = None
         """What becomes of the keys that aren't begun any more."""
@@ -464,17 +475,42 @@ class _Run:
         """What came of sending groups as one change, by the number of the group."""
 
     def all(self, groups: Sequence[Sequence[Edit]]) -> list[PushResult]:
-        if len(groups) <= 1 or self._workers == 1:
+        """Send groups in parallel, more of them at once if answers turn out to take long."""
+        if len(groups) <= 1 or self._width.most == 1:
             return [result for group in groups for result in self._group(group)]
-        with ThreadPoolExecutor(min(self._workers, len(groups)), "mountcache-push") as pool:
-            futures = [pool.submit(self._group, group) for group in groups]
+        todo, width, wanted = deque(groups), self._width, self._width.first
+        workers: list[Future[list[PushResult]]] = []
+        with ThreadPoolExecutor(min(width.most, len(groups)), "mountcache-push") as pool:
+
+            def work() -> list[PushResult]:
+                results: list[PushResult] = []
+                while True:
+                    try:
+                        group = todo.popleft()
+                    except IndexError:
+                        return results
+                    begun = time.monotonic()
+                    results += self._group(group)
+                    if len(group) == 1 and (group[0].size or 0) <= _SMALL:
+                        width.note(time.monotonic() - begun)
+                    employ()
+
+            def employ() -> None:
+                nonlocal wanted
+                with self._lock:
+                    if not width.settled:
+                        wanted = width.of_use() or wanted
+                    more = min(wanted - len(workers), len(todo))
+                    workers.extend(pool.submit(work) for _ in range(more))
+
             try:
-                return [result for future in futures for result in future.result()]
+                employ()
+                # Each may have employed others before it came to its end.
+                return [result for worker in workers for result in worker.result()]
             except BaseException:
                 # The keys in flight are ended; the others aren't begun.
                 self._rest = _STOPPED
-                for future in futures:
-                    future.cancel()
+                todo.clear()
                 raise
 
     def last(self, marker: Edit, before: Iterable[PushResult]) -> list[PushResult]:

@@ -16,7 +16,6 @@ from mountcache.errors import NotPushedError, StoreBusyError, StoreUnavailableEr
 from mountcache.local.records import CONFLICT, REFUSED, Edit, StagedEdit
 from mountcache.stopping import stopper
 from mountcache.sync.mount import Mount
-from mountcache.sync.pacing import at_once
 from mountcache.sync.pausing import pace, read_pause
 from mountcache.sync.push import brake, push_mount, refusing, too_many
 from mountcache.sync.report import ARRIVED, GroupResult, PushReport, PushResult
@@ -45,7 +44,7 @@ class Sender:
     after
         Called with the report of what was sent.
     workers
-        How many edits are on their way at once.
+        How many edits are on their way at once; None: 8, or up to 64 where answers take long.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class Sender:
         mount: Mount,
         check: Check | None = None,
         after: Callable[[PushReport], object] | None = None,
-        workers: int = 8,
+        workers: int | None = None,
     ) -> None:
         self._mount = mount
         self._refuse = None if check is None else refusing(mount, check)
@@ -72,7 +71,7 @@ class Sender:
                     break
                 deletes = {mount.full(edit.key) for edit in some if edit.kind == "del"}
                 report = push_mount(
-                    mount, [edit.key for edit in some], workers=at_once(mount, self._workers),
+                    mount, [edit.key for edit in some], workers=self._workers,
                     refuse=self._refuse,
                 )  # fmt: skip
                 results += report.results
