@@ -29,8 +29,8 @@ def run(folder: Path, *, quick: bool) -> list[Row]:
     }
     with ExitStack() as stack:
         return [
-            _all_at_once(folder, contents, stack, repeats=1 if quick else 3),
-            _one_by_one(folder, contents, stack, repeats=1 if quick else 5),
+            _all_at_once(folder, contents, stack, repeats=1 if quick else 2),
+            _one_by_one(folder, contents, stack, repeats=1 if quick else 3),
         ]
 
 
