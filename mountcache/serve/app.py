@@ -64,7 +64,7 @@ _Threads = ThreadPoolExecutor | Threads
 _HEADER_LIMIT = 16384
 _DRAIN = 64 * 1048576
 """Bytes of a refused upload that are read for nothing, so that its client hears why."""
-_PIECE = 262144
+_PIECE = 1048576
 _READERS = 16
 _ASKERS = 64
 _WRITERS = 64
