@@ -86,7 +86,7 @@ def test_key_that_an_index_names_twice_in_a_window_is_told_of(tmp_path: Path) ->
 
 _SHOWN = f"SELECT u.key FROM upstream u WHERE {VISIBLE_NOW} AND u.present"
 
-_KEYS = st.text("ab,}{é\U0001f600", min_size=1, max_size=3)
+_KEYS = st.text("ab,}{é\U0001f600\x7f", min_size=1, max_size=3)
 _INDEX = st.dictionaries(_KEYS, st.dictionaries(_TEXT, _JSON, max_size=2), max_size=12)
 
 
@@ -95,7 +95,7 @@ _INDEX = st.dictionaries(_KEYS, st.dictionaries(_TEXT, _JSON, max_size=2), max_s
     st.lists(st.tuples(_INDEX, st.booleans()), min_size=2, max_size=4),
     st.sampled_from([None, 1]),
     st.booleans(),
-    st.sampled_from([40, 10**6]),
+    st.sampled_from([12, 40, 10**6]),
     st.sampled_from(["", "a"]),
 )
 def test_one_index_after_the_other_shows_what_it_says(
@@ -110,6 +110,7 @@ def test_one_index_after_the_other_shows_what_it_says(
         tempfile.TemporaryDirectory() as folder,
         unittest.mock.patch("mountcache.backing.index._WINDOW", window),
         unittest.mock.patch("mountcache.local.listing._BATCH", 3),
+        unittest.mock.patch("mountcache.local.listing.PAGE", 2),
         # A list that loses more than half of its keys isn't believed at once.
         unittest.mock.patch("mountcache.local.listing._LOSS_BELIEVED", 10**6),
     ):
@@ -130,7 +131,8 @@ def test_one_index_after_the_other_shows_what_it_says(
                 ours = {
                     key: metadata
                     for key, metadata in index.items()
-                    if key.startswith(prefix) and key != prefix
+                    # No URL names those with a control character.
+                    if key.startswith(prefix) and key != prefix and "\x7f" not in key
                 }
                 view = store.with_options(offline="always", partial=True).query()
                 assert {key: found for key, found in view if key in ours} == ours

@@ -63,6 +63,8 @@ SELECT {_ENTRY} FROM json_each(?) j JOIN upstream u ON u.key = j.value AND {{vis
 
 _INTO = "INSERT INTO {table} SELECT value FROM json_each(?)"
 
+_LACKING = "INSERT OR IGNORE INTO lacking SELECT value FROM json_each(?)"
+
 _ANY_OF = "SELECT 1 FROM json_each(?) j JOIN upstream u ON u.key = j.value AND {visible} LIMIT 1"
 
 _NEW = """
@@ -255,10 +257,12 @@ class _Loading:
     def _take(self, entries: Sequence[IndexEntry], prefix: str) -> None:
         """Take in entries that may have changed."""
         ours = self._under(prefix, entries)
+        if not ours:
+            return
         keys = [key for key, *_ in ours]
-        found = self._known(keys)
+        found, all_of_them = self._known(keys)
         known = {key: (entry, version) for key, entry, version in found}
-        self._pass(keys, known)
+        self._pass(keys, known if all_of_them else None)
         self._write_later(
             each for each in ours if not _is_same(known.get(each[0]), each[1], each[2])
         )
@@ -285,15 +289,19 @@ class _Loading:
             self._take(window.parsed(text), prefix)
             return
         members = self._under(prefix, self._con.execute(_MEMBERS, (text,)).fetchall())
+        if not members:
+            return
         keys = [key for key, _ in members]
-        known = {key: entry for key, entry, _ in self._known(keys)}
+        found, all_of_them = self._known(keys)
+        known = {key: entry for key, entry, _ in found}
         changed = {key: value for key, value in members if known.get(key) != value}
         pairs = (f"{json.dumps(prefix + key)}:{value}" for key, value in changed.items())
         entries = self._under(prefix, window.parsed(f"{{{','.join(pairs)}}}"))
         if len(entries) < len(changed):
             refused = changed.keys() - {key for key, *_ in entries}
             keys = [key for key in keys if key not in refused]
-        self._pass(keys, known)
+            all_of_them = False  # perhaps of more: the last one may have been refused
+        self._pass(keys, known if all_of_them else None)
         self._write_later(entries)
 
     def _goes_on(self, keys: list[str]) -> bool:
@@ -301,21 +309,24 @@ class _Loading:
         last = self._last
         return last is not None and all(map(lt, chain((last,), keys), keys)) and keys != []
 
-    def _known(self, keys: list[str]) -> list[_Known]:
-        """Return what is known of keys: of all up to the last one, if they go on in order."""
+    def _known(self, keys: list[str]) -> tuple[list[_Known], bool]:
+        """Return what is known of keys, and whether that is all that is known up to the last one.
+
+        Keys in order are read as a range, unless there is much in it that they don't name.
+        """
         if self._goes_on(keys):
-            return self._between(keys[-1])
+            most = 2 * len(keys) + PAGE
+            sql = f"SELECT {_ENTRY} {self._between()} LIMIT ?"
+            found = self._con.execute(sql, (self._last, keys[-1], most)).fetchall()
+            if len(found) < most:
+                return found, True
         sql = _KNOWN_OF.format(visible=self._visible)
-        return self._con.execute(sql, (_json(keys),)).fetchall()
+        return self._con.execute(sql, (_json(keys),)).fetchall(), False
 
-    def _between(self, last: str | None) -> list[_Known]:
-        """Return what is known of the keys behind the last one that came, up to this."""
-        sql = f"SELECT {_ENTRY} FROM upstream u WHERE {self._visible} AND u.key > ?"
-        if last is None:
-            return self._con.execute(sql, (self._last,)).fetchall()
-        return self._con.execute(f"{sql} AND u.key <= ?", (self._last, last)).fetchall()
+    def _between(self) -> str:
+        return f"FROM upstream u WHERE {self._visible} AND u.key > ? AND u.key <= ?"
 
-    def _pass(self, keys: list[str], known: Iterable[str]) -> None:
+    def _pass(self, keys: list[str], known: Iterable[str] | None) -> None:
         """Note which keys the index has, and which of ours it lacks between them.
 
         Most indexes are in order, and then it takes no list of a million keys to find out.
@@ -323,11 +334,19 @@ class _Loading:
         Parameters
         ----------
         known
-            The keys that are known, as `_known` says.
+            All keys that are known up to the last one, unless they are too many.
         """
         self._size += len(keys)
         if self._goes_on(keys):
-            self._note_lacking(set(known).difference(keys))
+            lacking = (
+                f"SELECT u.key {self._between()} AND u.key NOT IN (SELECT value FROM json_each(?))"
+            )
+            if known is None:
+                self._con.execute(
+                    f"INSERT INTO lacking {lacking}", (self._last, keys[-1], _json(keys))
+                )
+            elif left := set(known).difference(keys):
+                self._con.execute(_LACKING, (_json(list(left)),))
             self._last = keys[-1]
             return
         if self._last is not None and keys:
@@ -341,10 +360,6 @@ class _Loading:
                 f"the index names the key {self._twice(keys)!r} twice; the index before stays in "
                 "force"
             ) from None
-
-    def _note_lacking(self, lacking: set[str]) -> None:
-        if lacking:
-            self._con.execute(_INTO.format(table="lacking"), (_json(list(lacking)),))
 
     def _write_later(self, entries: Iterable[IndexEntry]) -> None:
         self._changed += entries
@@ -372,6 +387,10 @@ class _Loading:
         ]
         self._con.executemany("INSERT OR IGNORE INTO withheld VALUES (?)", known)
 
+    def _check_alone(self, con: sqlite3.Connection) -> None:
+        if get_state(con, "gen") != self._gen:
+            raise IndexUnreadableError("another index was taken in at the same time")
+
     def _write_changed(self) -> None:
         """Write the entries that may not be as they were, all in one commit."""
         batch, self._changed = self._changed, []
@@ -384,8 +403,7 @@ class _Loading:
         ]
         keys = (_json([key for key, *_ in batch]),)
         with self._catalog.content.write(durable=False) as con:
-            if get_state(con, "gen") != gen:
-                raise IndexUnreadableError("another index was taken in at the same time")
+            self._check_alone(con)
             if con.execute(_ANY_OF.format(visible=self._visible), keys).fetchone() is None:
                 seen = None
                 if self._complete:  # else the first index is no change
@@ -430,6 +448,7 @@ class _Loading:
         self._hide_vanished()
         size = self._size
         with self._catalog.content.write(durable=False) as con:
+            self._check_alone(con)
             before = get_state(con, "index_size") or 0
             lost = before - size
             if lost > _LOSS_BELIEVED and lost * 2 > before and not get_state(con, "index_doubted"):
@@ -480,7 +499,11 @@ class _Loading:
         """
         lacking = "u.key NOT IN (SELECT key FROM loaded)"
         if self._last is not None:
-            self._note_lacking({key for key, *_ in self._between(None)})
+            self._con.execute(
+                "INSERT OR IGNORE INTO lacking"
+                f" SELECT u.key FROM upstream u WHERE {self._visible} AND u.key > ?",
+                (self._last,),
+            )
             lacking = "u.key IN (SELECT key FROM lacking)"
         after = ""
         while True:
@@ -500,6 +523,7 @@ class _Loading:
             if not page:
                 return
             with self._catalog.content.write(durable=False) as con:
+                self._check_alone(con)
                 con.executemany("INSERT OR IGNORE INTO changed VALUES (?)", page)
                 for key in page:
                     con.execute(
