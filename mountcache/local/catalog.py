@@ -60,6 +60,8 @@ __all__ = [
 
 _AS_BEFORE = Limits()
 _HANDED = 65_536
+_AT_A_TIME = 128
+"""The part of the limit that goes at once, where copies have to go."""
 _UNDO_WITHOUT_LIMIT = 64 * 2**20
 _USES_EVERY = 60.0
 _LAST_WAIT = 0.5
@@ -759,6 +761,8 @@ class Catalog:
         amount -= undone
         gone: list[tuple[str, str]] = []
         if amount > 0:
+            # A little more than is short: else each value that comes has to make room first.
+            amount = max(amount, (self._size_limit or 0) // _AT_A_TIME)
             for key, content, size in con.execute(
                 "SELECT key, content, size FROM copy WHERE NOT pinned"
                 " AND key NOT IN (SELECT key FROM edit) ORDER BY used"
