@@ -225,8 +225,7 @@ class Catalog:
     def hit(self, key: str, sql: str) -> tuple[Any, ...] | None:
         """Return the row of `HIT` or `HIT_INDEXED` for a key, None if there is none."""
         content = self.content
-        found = content.connection().rows(sql, (key, content.boot))
-        return found[0] if found else None
+        return content.connection().row(sql, key, content.boot)
 
     def state(self, name: str) -> Any:
         """Return a counter or setting."""

@@ -34,6 +34,11 @@ __all__ = [
 
 _execute = sqlite3.Connection.execute
 
+_KEPT = 256
+"""How many answers are kept."""
+_KEPT_BYTES = 8192
+"""Bytes of a value from which on it isn't kept: those of a connection take 2 MiB at most."""
+
 
 class _Answer:
     """The rows of a finished statement; of sqlite3.Cursor what a reader needs."""
@@ -67,6 +72,11 @@ class GuardedConnection(sqlite3.Connection):
     in."""
     where: str = "this store"
     """What the store is called in errors."""
+    kept: dict[tuple[str, str], tuple[Any, ...]]
+    """Answers that hold as long as the database is at `version`."""
+    version: int | None = None
+    """What ``PRAGMA data_version`` said before the first of them: it tells of each commit of
+    another connection, and of none of this one."""
     writer: int | None
     """The thread whose commit is open, which a fork waits for as a whole: to it rows may come
     one by one, and what is raised is for who makes the commit."""
@@ -75,6 +85,7 @@ class GuardedConnection(sqlite3.Connection):
         super().__init__(*args, **kwargs)
         self.guard = threading.RLock()
         self.writer = None
+        self.kept = {}
         # One cursor for all reads: making one costs as much as a tenth of a read.
         self._reader = super().cursor()
 
@@ -111,6 +122,34 @@ class GuardedConnection(sqlite3.Connection):
             if (meant := store_error(error, self.where)) is None:
                 raise
             raise meant from error
+
+    def row(self, sql: str, key: str, more: object) -> tuple[Any, ...] | None:
+        """Return the one row of a query about a key, or None, outside a commit of this thread.
+
+        It is as it is now: what is kept from before is given out only if nobody has committed
+        since, and that is asked for a fifth of the price. `more` is always the same.
+        """
+        name = key, sql
+        with self.guard:
+            if self.writer is not None:
+                found = self.rows(sql, (key, more))
+                return found[0] if found else None
+            kept = self.kept.get(name)
+            if kept is not None or self.version is None:
+                version = self.rows("PRAGMA data_version")[0][0]
+                if kept is not None and version == self.version:
+                    return kept
+                self.kept.clear()
+                self.version = version
+            found = self.rows(sql, (key, more))
+            if not found:
+                return None
+            row: tuple[Any, ...] = found[0]
+            if not any(type(each) is bytes and len(each) > _KEPT_BYTES for each in row):
+                if len(self.kept) >= _KEPT:
+                    del self.kept[next(iter(self.kept))]
+                self.kept[name] = row
+            return row
 
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
         with self.guard:

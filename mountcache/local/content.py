@@ -583,6 +583,7 @@ class DatabaseContent(ABC):
 
     def _end_turn(self) -> None:
         if self._commit is not None:
+            self._commit.con.kept.clear()
             self._commit.con.writer = None
         self._commit = None
         self._writer = None
