@@ -37,7 +37,7 @@ _execute = sqlite3.Connection.execute
 _KEPT = 256
 """How many answers are kept."""
 _KEPT_BYTES = 8192
-"""Bytes of a value from which on it isn't kept: those of a connection take 2 MiB at most."""
+"""Bytes of data, or characters of metadata, beyond which an answer isn't kept."""
 
 
 class _Answer:
@@ -145,7 +145,7 @@ class GuardedConnection(sqlite3.Connection):
             if not found:
                 return None
             row: tuple[Any, ...] = found[0]
-            if not any(type(each) is bytes and len(each) > _KEPT_BYTES for each in row):
+            if not any(type(each) in (bytes, str) and len(each) > _KEPT_BYTES for each in row):
                 if len(self.kept) >= _KEPT:
                     del self.kept[next(iter(self.kept))]
                 self.kept[name] = row
