@@ -37,8 +37,9 @@ SHA = hashlib.sha256(DATA).hexdigest()
 CUT = 9 * MIB
 HEADS = 16384
 """More than the heads of the requests of one push have."""
-IN_FLIGHT = 3 * MIB
-"""More than is sent again while the server still takes in what an earlier connection brought."""
+IN_FLIGHT = 6 * MIB
+"""More than is sent again while the server still takes in what an earlier connection brought, and
+less than it would be from the beginning."""
 
 
 class Counted:

@@ -224,6 +224,10 @@ def _apply_all(store: Served, operations: list[Operation]) -> tuple[list[dict[st
     else:
         return results, replayed == len(results)
     if len(results) < len(operations):
+        each = operations[len(results)]
+        if each.op_id and store.done(each.op_id) is not None:
+            # A repeat of this was quicker, after it was looked for: it is what stood in the way.
+            raise AppliedMeanwhileError(f"{each.key!r} was written by a repeat of this meanwhile")
         problem.members["operation"] = len(results)
     raise problem
 
