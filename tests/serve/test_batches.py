@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from mountcache import StringValue
+from mountcache.abc import ABSENT, Pushed
 from mountcache.local.memory import MemoryStore
 from mountcache.local.store import LocalStore
-from mountcache.serve import Origin
+from mountcache.serve import Origin, batch
 from tests.serve.client import JSON, RELATED, Client, Reply, multipart, tag, version
 
 # What HTTP alone decides needs no second store.
@@ -218,6 +220,33 @@ def test_many_repeats_at_once_are_applied_once(call: Client) -> None:
         replies = list(pool.map(post, range(8)))
     assert {(reply.status, reply.body) for reply in replies} == {(200, replies[0].body)}
     assert sum("idempotency-replayed" not in reply.headers for reply in replies) == 1
+
+
+def test_a_batch_whose_repeat_was_quicker_is_answered_as_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with MemoryStore() as store, ThreadPoolExecutor(1) as elsewhere:
+        store.set("c", StringValue(b"gone"))
+        operations = [
+            batch.Operation("put", "a", ABSENT, {}, b"one", op_id="id-a"),
+            batch.Operation("delete", "c", store.version_of("c"), None, None, op_id="id-c"),
+        ]
+        repeats: list[tuple[list[dict[str, Any]], bool]] = []
+        looked = []
+
+        def overtaken(op_id: str) -> Pushed | None:
+            found = done(op_id)
+            looked.append(op_id)
+            if looked.count("id-c") == 2 and not repeats:  # for the last time
+                repeats.append(([], False))
+                repeats[0] = elsewhere.submit(batch.apply_batch, store, operations).result()
+            return found
+
+        done = store.staging.done
+        monkeypatch.setattr(store.staging, "done", overtaken)
+        results, replayed = batch.apply_batch(store, operations)
+    assert repeats == [(results, False)]
+    assert replayed
 
 
 @in_memory
