@@ -148,9 +148,11 @@ def test_little_is_kept(store: MountedStore) -> None:
         store.set("large", StringValue(b"x" * 8193))
         store.set("file", StringValue(b"x" * 40_000))
         store.set("described", StringValue(b"", {"text": "x" * 8192}))
+    most = 0
     for number in range(600):
         store.get(f"k{number}")
-    assert len(kept(store).kept) == 256
+        most = max(most, len(kept(store).kept))
+    assert most == 256
     for key in ("large", "described", "file"):
         assert store.get_data(key).read() == store.get_data(key).read()
     names = {key for key, _ in kept(store).kept}

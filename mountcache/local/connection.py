@@ -34,6 +34,8 @@ __all__ = [
 
 _execute = sqlite3.Connection.execute
 
+_META, _DATA = 1, 10
+"""The columns of these answers that may be large."""
 _KEPT = 256
 """How many answers are kept."""
 _KEPT_BYTES = 8192
@@ -145,9 +147,13 @@ class GuardedConnection(sqlite3.Connection):
             if not found:
                 return None
             row: tuple[Any, ...] = found[0]
-            if not any(type(each) in (bytes, str) and len(each) > _KEPT_BYTES for each in row):
+            meta, data = row[_META], row[_DATA]
+            # Of other types they are what another program wrote.
+            if (type(meta) is str and len(meta) <= _KEPT_BYTES) and (
+                data is None or (type(data) is bytes and len(data) <= _KEPT_BYTES)
+            ):
                 if len(self.kept) >= _KEPT:
-                    del self.kept[next(iter(self.kept))]
+                    self.kept.clear()
                 self.kept[name] = row
             return row
 
