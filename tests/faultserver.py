@@ -235,12 +235,12 @@ class ScriptedServer:
         except OSError:
             pass  # the client went away, or the server was stopped
         finally:
-            with self._lock:
-                self._open.pop(plain, None)
             # A file made of a socket keeps its descriptor: only this says goodbye at once.
             with contextlib.suppress(OSError):
                 wire.shutdown(socket.SHUT_RDWR)
             wire.close()
+            with self._lock:
+                self._open.pop(plain, None)
 
     def script_for(self, request: Request) -> Script:
         """Return what to do with a request; nothing was asked for: 404."""
