@@ -35,12 +35,16 @@ class Far(Origin):
             self.now -= 1
 
 
+def local(place: Path) -> DiskCacheStore:
+    return DiskCacheStore(place / "here", min_free=0, durability="normal")
+
+
 @pytest.mark.parametrize(("named", "at_least", "at_most"), [(None, 16, 64), (3, 3, 3), (1, 1, 1)])
 def test_more_are_sent_at_once_where_answers_take_long(
     tmp_path: Path, named: int | None, at_least: int, at_most: int
 ) -> None:
     far = Far(0.1 if named is None else 0.01)
-    with MountedStore("", DiskCacheStore(tmp_path / "here", min_free=0), far) as store:
+    with MountedStore("", local(tmp_path), far) as store:
         for number in range(KEYS):
             store.set(f"k{number}", StringValue(b"x"))
         report = sync.push(store, workers=named)
@@ -59,10 +63,28 @@ def test_nothing_more_is_begun_once_upstream_turns_out_to_be_readonly(tmp_path: 
             raise ReadOnlyStoreError("this server can only be read")
 
     far.before = refused
-    with MountedStore("", DiskCacheStore(tmp_path / "here", min_free=0), far) as store:
+    with MountedStore("", local(tmp_path), far) as store:
         for number in range(KEYS):
             store.set(f"k{number}", StringValue(b"x"))
         with pytest.raises(ReadOnlyStoreError):
             sync.push(store, workers=4)
         assert len(sent) <= 2 + 2 * 4
         assert len(list(store.staged())) >= KEYS - 2
+
+
+def test_what_is_raised_while_a_push_tells_of_its_keys_ends_it_soon(tmp_path: Path) -> None:
+    far = Far(0.02)
+
+    def told(done: int, total: int, key: str) -> None:
+        # Not that worker for whose end a push waits first.
+        if not threading.current_thread().name.endswith("_0"):
+            raise ZeroDivisionError
+
+    with MountedStore("", local(tmp_path), far) as store:
+        for number in range(KEYS):
+            store.set(f"k{number}", StringValue(b"x"))
+        with pytest.raises(ZeroDivisionError):
+            sync.push(store, workers=4, progress=told)
+        assert len(far.writes) <= KEYS * 3 // 4
+        assert len(list(store.staged())) == KEYS - len(far.writes)
+        assert sync.push(store).ok

@@ -490,7 +490,13 @@ class _Run:
                     except IndexError:
                         return results
                     begun = time.monotonic()
-                    results += self._group(group)
+                    try:
+                        results += self._group(group)
+                    except BaseException:
+                        # The keys in flight are ended; the others aren't begun.
+                        self._rest = self._rest or _STOPPED
+                        todo.clear()
+                        raise
                     if len(group) == 1 and (group[0].size or 0) <= _SMALL:
                         width.note(time.monotonic() - begun)
                     employ()
@@ -507,8 +513,7 @@ class _Run:
                 employ()
                 # Each may have employed others before it came to its end.
                 return [result for worker in workers for result in worker.result()]
-            except BaseException:
-                # The keys in flight are ended; the others aren't begun.
+            except BaseException:  # also an interrupt of this thread
                 self._rest = _STOPPED
                 todo.clear()
                 raise
