@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -250,6 +251,24 @@ def test_a_push_that_upstream_doesnt_compare_is_three_requests(
     assert (report["a"].outcome, report["a"].grade) == ("pushed", "C")
     asked = [each.method for each in scripted.requests if each.path == "/a"]
     assert asked == ["HEAD", "PUT", "GET"]
+
+
+def test_a_large_value_isnt_read_back_where_upstream_tells_its_digest(
+    scripted: ScriptedServer, tmp_path: Path
+) -> None:
+    large = b"x" * (1048576 + 1)
+    digest = base64.b64encode(hashlib.sha256(large).digest()).decode()
+    for method in ("HEAD", "GET"):
+        scripted.on(method, "/index.json", Reply(200, b"{}"))
+    told = {"Repr-Digest": f"sha-256=:{digest}:", "Content-Length": str(len(large))}
+    scripted.on("HEAD", "/a", Reply(404), Reply(200, headers=told))
+    scripted.on("PUT", "/a", Reply(201))
+    backing = StaticURLStore(scripted.url, "", poll=0, write="put")
+    with MountedStore("", DiskCacheStore(tmp_path / "here", min_free=0), backing) as store:
+        store.set("a", StringValue(large, {}))
+        assert sync.push(store)["a"].outcome == "pushed"
+    asked = [each.method for each in scripted.requests if each.path == "/a"]
+    assert asked == ["HEAD", "PUT", "HEAD"]
 
 
 @pytest.mark.parametrize("status", [403, 405, 409, 500, 507])

@@ -24,6 +24,9 @@ Progress = Callable[[int, int, str], object]
 VERIFY_LIMIT = 64 * 1024 * 1024
 """Bytes of a value that are downloaded at most to find its digest out."""
 
+_AT_ONCE = 1048576
+"""Bytes of a value that are asked for without a look before: to look may be enough, and saves
+more of them than it costs."""
 _TRIES = 3
 
 
@@ -43,7 +46,7 @@ def look(mount: Mount, key: str, *, digest: bool = False, size: int | None = Non
         If upstream can't be asked.
     """
     refuse_offline(mount)
-    at_once = digest and size is not None and size <= VERIFY_LIMIT
+    at_once = digest and size is not None and size <= _AT_ONCE
     for attempt in range(_TRIES):
         looked = time.monotonic()
         try:
