@@ -204,3 +204,23 @@ def test_a_forked_child_waits_for_none_of_its_parents_threads(tmp_path: Path) ->
         capture_output=True, text=True, timeout=120, env=os.environ, check=False,
     )  # fmt: skip
     assert (ran.stdout, ran.stderr) == ("10\n", "")
+
+
+def test_a_file_that_cant_be_removed_fails_nobody_whose_work_is_committed(
+    store: DiskCacheStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.set("large", StringValue(b"x" * 40_000))
+
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    work: list[Callable[[], object]] = [
+        lambda: store.set("large", StringValue(b"y" * 40_000)),
+        lambda: store.set("other", StringValue(b"z")),
+    ]
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", refused)
+        for each in while_one_writes(store, pool, work):
+            each.result()
+    assert store.get_data("large").read() == b"y" * 40_000
+    assert store.get_data("other").read() == b"z"

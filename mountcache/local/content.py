@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import logging
 import os
 import sqlite3
 import threading
@@ -60,6 +61,7 @@ BINARY: Final = 2
 """diskcache's mode of bytes that lie in a file."""
 
 _T = TypeVar("_T")
+_logger = logging.getLogger("mountcache")
 
 Stored = tuple[int, str | None, bytes | None, int, float]
 """The columns (mode, filename, value, size, store_time) of a row of ``Cache``."""
@@ -621,9 +623,16 @@ class DatabaseContent(ABC):
             self._remove(commit.released, synced=commit.synced)
 
     def _remove(self, released: Iterable[Path], *, synced: bool) -> None:
-        """Remove files that no row names any more, after a commit that was synced or not."""
+        """Remove files that no row names any more, after a commit that was synced or not.
+
+        One that can't be removed fails nobody: all is committed, and it is collected once
+        this process has ended.
+        """
         for path in released:
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                _logger.info("%s stays for now, though no row names it: %s", path, error)
 
     def _take_back(self, commit: _Commit) -> None:
         if commit.generation != self._generation:
