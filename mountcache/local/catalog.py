@@ -81,6 +81,9 @@ WHERE e.kind = 'put' OR e.kind IS NULL AND c.boot = ?2
   AND typeof(c.checked) = 'real' AND typeof(c.expires) IN ('real', 'null') {good}
 """
 
+_HIT_META, _HIT_DATA = 1, 10
+"""The columns of `HIT` that hold metadata, and data that lie in the row."""
+
 _KEY = schema.edit_key(schema.FORMAT)
 
 HIT = _MINE.format(index=_KEY, meta="c.meta", more="", start="(SELECT 1) k", known="", good="")
@@ -225,7 +228,7 @@ class Catalog:
     def hit(self, key: str, sql: str) -> tuple[Any, ...] | None:
         """Return the row of `HIT` or `HIT_INDEXED` for a key, None if there is none."""
         content = self.content
-        return content.connection().row(sql, key, content.boot)
+        return content.connection().row(sql, key, content.boot, text=_HIT_META, data=_HIT_DATA)
 
     def state(self, name: str) -> Any:
         """Return a counter or setting."""

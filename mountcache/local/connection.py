@@ -34,8 +34,6 @@ __all__ = [
 
 _execute = sqlite3.Connection.execute
 
-_META, _DATA = 1, 10
-"""The columns of these answers that may be large."""
 _KEPT = 256
 """How many answers are kept."""
 _KEPT_BYTES = 8192
@@ -125,11 +123,20 @@ class GuardedConnection(sqlite3.Connection):
                 raise
             raise meant from error
 
-    def row(self, sql: str, key: str, more: object) -> tuple[Any, ...] | None:
+    def row(
+        self, sql: str, key: str, more: object, *, text: int, data: int
+    ) -> tuple[Any, ...] | None:
         """Return the one row of a query about a key, or None, outside a commit of this thread.
 
         It is as it is now: what is kept from before is given out only if nobody has committed
-        since, and that is asked for a fifth of the price. `more` is always the same.
+        since, and that is asked for a fifth of the price.
+
+        Parameters
+        ----------
+        more
+            The other parameter, always the same.
+        text, data
+            The columns that may be large.
         """
         name = key, sql
         with self.guard:
@@ -147,10 +154,10 @@ class GuardedConnection(sqlite3.Connection):
             if not found:
                 return None
             row: tuple[Any, ...] = found[0]
-            meta, data = row[_META], row[_DATA]
+            spelled, held = row[text], row[data]
             # Of other types they are what another program wrote.
-            if (type(meta) is str and len(meta) <= _KEPT_BYTES) and (
-                data is None or (type(data) is bytes and len(data) <= _KEPT_BYTES)
+            if (type(spelled) is str and len(spelled) <= _KEPT_BYTES) and (
+                held is None or (type(held) is bytes and len(held) <= _KEPT_BYTES)
             ):
                 if len(self.kept) >= _KEPT:
                     self.kept.clear()

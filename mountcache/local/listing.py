@@ -63,8 +63,6 @@ SELECT {_ENTRY} FROM json_each(?) j JOIN upstream u ON u.key = j.value AND {{vis
 
 _INTO = "INSERT INTO {table} SELECT value FROM json_each(?)"
 
-_LACKING = "INSERT OR IGNORE INTO lacking SELECT value FROM json_each(?)"
-
 _ANY_OF = "SELECT 1 FROM json_each(?) j JOIN upstream u ON u.key = j.value AND {visible} LIMIT 1"
 
 _NEW = """
@@ -346,7 +344,7 @@ class _Loading:
                     f"INSERT INTO lacking {lacking}", (self._last, keys[-1], _json(keys))
                 )
             elif left := set(known).difference(keys):
-                self._con.execute(_LACKING, (_json(list(left)),))
+                self._con.execute(_INTO.format(table="lacking"), (_json(list(left)),))
             self._last = keys[-1]
             return
         if self._last is not None and keys:
@@ -500,7 +498,7 @@ class _Loading:
         lacking = "u.key NOT IN (SELECT key FROM loaded)"
         if self._last is not None:
             self._con.execute(
-                "INSERT OR IGNORE INTO lacking"
+                "INSERT INTO lacking"
                 f" SELECT u.key FROM upstream u WHERE {self._visible} AND u.key > ?",
                 (self._last,),
             )

@@ -246,7 +246,7 @@ class StoreApp:
             value = proxy.warm(key)
             return None if value is None else _said(answer(value), value, "warm")
 
-        # It asks the database once, and waits for nobody: another thread would cost more.
+        # It asks the database once and reads a small file at most: another thread would cost more.
         if (found := from_here()) is not None:
             return found
         whole = target.kind == "data" and method == "GET" and "range" not in headers

@@ -23,6 +23,7 @@ __all__ = ["Body", "Hashed", "MultipartReader", "Part", "media_type"]
 _Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _PIECE = 1048576
 _SMALL = 65536
+"""Bytes of a body that is taken in before a thread works on it."""
 _SLOWEST = 1024
 """Bytes a second of a body that is still waited for."""
 
